@@ -1,0 +1,67 @@
+"""What commands print: tables that are JSON on request, and messages for people on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_PLAIN_WIDTH = 160
+
+console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+def formatted(value: Any) -> str:
+    """A cell's text: four significant digits for numbers that are not whole, `-` for nothing.
+
+    >>> [formatted(value) for value in (None, 3, 0.123456, 12.0, "x")]
+    ['-', '3', '0.1235', '12', 'x']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, notes: str = "") -> None:
+    """Rows of named cells as a table, or as one JSON list."""
+    if as_json:
+        print_json(list(rows))
+        return
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    names = list(rows[0]) if rows else []
+    for name in names:
+        number = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(formatted(row[name]) for name in names))
+    console.print(table)
+    if notes:
+        console.print(notes, style="dim")
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_lines(*lines: str) -> None:
+    """Plain lines on standard output, unwrapped, so that commands in them can be copied."""
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def bar(share: float, width: int = 30) -> str:
+    """A share as a bar of blocks.
+
+    >>> bar(0.5, width=4)
+    '██'
+    """
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]

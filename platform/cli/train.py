@@ -1,0 +1,28 @@
+"""`mixtura train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mixtura.platform.cli.arguments import Overrides, Recipe
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    executor: Annotated[
+        str | None, typer.Option(help="`ray`, or `inline`: one process without Ray, with the same batches and losses.")
+    ] = None,
+) -> None:
+    """Train a recipe; the same command again goes on where it stopped.
+
+    Example: mixtura train quickstart training.steps=2000 run.name=longer
+    """
+    from mixtura.platform import config
+    from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.orchestration.train import train_recipe
+
+    given = [*(overrides or []), *([f"executor.kind={executor}"] if executor else [])]
+    train_recipe(recipe, config.load(recipe, given), given, TerminalReporter())

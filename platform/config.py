@@ -1,0 +1,506 @@
+"""The one tree of settings: recipes in YAML with `extends`, dotted overrides, and what each key may change.
+
+A recipe is a short YAML file in the shape of `Config`; `extends: NAME` starts from another one. Every key is marked
+with its effect on a run that exists already:
+
+    stream        changes which rows the run sees: another run, or a fork
+    mathematics   changes what is computed from them: another run, or a fork
+    free          may change between two attempts of the same run (workers, executor, logging, retention, resources)
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import xxhash
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mixtura.platform.errors import ConfigError, UnknownNameError
+
+
+class Effect(StrEnum):
+    """What changing a key means for a run that has begun."""
+
+    STREAM = "stream"
+    MATHEMATICS = "mathematics"
+    FREE = "free"
+
+
+STREAM, MATHEMATICS, FREE = Effect.STREAM, Effect.MATHEMATICS, Effect.FREE
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Section(BaseModel):
+    """A branch of the tree: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class RunSection(Section):
+    """Who the run is and where it lives."""
+
+    name: Annotated[str | None, FREE] = None
+    """Folder of the run under `root`; the recipe's name if not given."""
+    root: Annotated[str, FREE] = "runs"
+    """Folder that holds all runs, their caches and the MLflow store; shared by all nodes."""
+    fork: Annotated[str | None, MATHEMATICS] = Field(default=None, alias="from")
+    """Checkpoint (`RUN@step` or a folder) whose weights and optimizer state a new run begins with."""
+    seed: Annotated[int, STREAM] = 0
+    """Decides the order of everything, the initial weights and dropout."""
+    stop_after: Annotated[str | None, FREE] = None
+    """Save and end cleanly after this time, for example `3h30m`."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and not _RUN_NAME.fullmatch(value):
+            raise ValueError("a run's name is letters, digits, '.', '_' and '-', and begins with a letter or a digit")
+        return value
+
+    @field_validator("stop_after")
+    @classmethod
+    def _stop_after_is_a_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration_s(value)
+        return value
+
+
+class ModelSection(Section):
+    """The T5 to train: a published size by name, single numbers of it changed, or all numbers given."""
+
+    size: Annotated[str | None, MATHEMATICS] = None
+    """`small`, `base`, ... `11B` are T5 1.0; `v1_1_small`, ... `v1_1_xxl` are T5 1.1."""
+    d_model: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    d_kv: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    d_ff: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    num_heads: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    num_layers: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    num_decoder_layers: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    """As many as `num_layers` if not given."""
+    feed_forward: Annotated[Literal["relu", "gated-gelu"] | None, MATHEMATICS] = None
+    """`relu` is T5 1.0, `gated-gelu` is T5 1.1."""
+    tie_embeddings: Annotated[bool | None, MATHEMATICS] = None
+    """Whether the logits use the embedding (T5 1.0) or a matrix of their own (T5 1.1)."""
+    dropout_rate: Annotated[float | None, MATHEMATICS] = Field(default=None, ge=0, lt=1)
+    """0.1 in T5 1.0; T5 1.1 was pre-trained at 0."""
+    attention: Annotated[Literal["sdpa", "eager"], FREE] = "sdpa"
+    """How attention is computed; both give the same numbers."""
+
+
+class VocabularySection(Section):
+    """The SentencePiece vocabulary."""
+
+    path: Annotated[str | None, STREAM] = None
+    """A `spiece.model`; if not given, one is trained on the mixture's own text."""
+    size: Annotated[int, STREAM] = Field(default=32_000, ge=300)
+    """Pieces of a vocabulary trained here; 100 sentinels are added on top."""
+
+
+class MixtureTask(Section):
+    """What one mixture says about one task."""
+
+    weight: Annotated[float, STREAM] = Field(default=1.0, ge=0)
+    """Multiplies the task's rate; with `rates: fixed` it is the rate."""
+
+
+class MixtureSection(Section):
+    """Which tasks, at which rates (paper, section 3.5.2)."""
+
+    tasks: Annotated[dict[str, MixtureTask], STREAM] = Field(min_length=1)
+    """Names of tasks, each with what is particular to it here."""
+    rates: Annotated[Literal["proportional", "equal", "fixed"], STREAM] = "proportional"
+    """In proportion to the number of examples, all alike, or the weights as they stand."""
+    temperature: Annotated[float, STREAM] = Field(default=1.0, gt=0)
+    """Rates are raised to 1/temperature: 1 is proportional, large is nearly equal."""
+    maximum: Annotated[int | None, STREAM] = Field(default=2**21, gt=0)
+    """K: no task counts for more examples than this; applied before the temperature."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_alone_are_enough(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {name: {} for name in value}
+        return value
+
+
+class DataSection(Section):
+    """From examples to rows of fixed lengths."""
+
+    root: Annotated[str | None, FREE] = None
+    """Folder or bucket with the public tasks' original files; their public homes if not given."""
+    inputs_length: Annotated[int, STREAM] = Field(default=512, ge=8)
+    targets_length: Annotated[int, STREAM] = Field(default=114, ge=4)
+    packing: Annotated[Literal["none", "greedy", "best_fit"], STREAM] = "best_fit"
+    """One example a row, SeqIO's greedy packing, or best fit within a block."""
+    noise_density: Annotated[float, STREAM] = Field(default=0.15, gt=0, lt=1)
+    mean_noise_span_length: Annotated[float, STREAM] = Field(default=3.0, ge=1)
+    block_size: Annotated[int, STREAM] = Field(default=256, ge=1)
+    """Draws of the mixture in one block, the unit that is built and packed as a whole."""
+    lanes: Annotated[int, STREAM] = Field(default=8, ge=1)
+    """Fixed number of parallel sequences of blocks; divides the global batch, bounds the number of workers."""
+    window_shards: Annotated[int, STREAM] = Field(default=8, ge=1)
+    """Shards whose segments are shuffled together."""
+    segment_rows: Annotated[int, STREAM] = Field(default=256, ge=1)
+    """Neighbouring rows that are read together."""
+    shards: Annotated[int, FREE] = Field(default=2, ge=1)
+    """Ray Data prepares this many shards of a split at the same time."""
+    prefetch_blocks: Annotated[int, FREE] = Field(default=4, ge=1)
+    """Blocks of a lane that a worker's Ray Data pipeline may be ahead by, a window."""
+
+
+class OptimizerSection(Section):
+    """The optimizer; both are exact under ZeRO."""
+
+    name: Annotated[Literal["adafactor", "adamw"], MATHEMATICS] = "adafactor"
+    weight_decay: Annotated[float, MATHEMATICS] = Field(default=0.0, ge=0)
+    clip_gradient_norm: Annotated[float | None, MATHEMATICS] = Field(default=None, gt=0)
+    """Off unless asked for: T5 does not clip by the global norm."""
+
+
+class ScheduleSection(Section):
+    """The learning rate of a step (paper, section 3.1.2)."""
+
+    name: Annotated[Literal["inverse_square_root", "constant"], MATHEMATICS] = "inverse_square_root"
+    """`factor / sqrt(max(step, warmup_steps))`, or `factor` throughout."""
+    warmup_steps: Annotated[int, MATHEMATICS] = Field(default=10_000, ge=1)
+    factor: Annotated[float, MATHEMATICS] = Field(default=1.0, gt=0)
+
+
+class TrainingSection(Section):
+    """How many steps, how large, how precise."""
+
+    steps: Annotated[int, FREE] = Field(ge=1)
+    """Optimizer updates in all; may grow later, as the schedules here have no horizon."""
+    global_batch_size: Annotated[int, STREAM] = Field(default=128, ge=1)
+    """Packed rows of one step over all workers."""
+    microbatch_size: Annotated[int, FREE] = Field(default=8, ge=1)
+    """Rows of one forward pass on one worker; more rows than this are accumulated."""
+    precision: Annotated[Literal["fp32", "bf16"], MATHEMATICS] = "fp32"
+    """bf16 keeps fp32 master weights; fp16 overflows in T5 and is refused."""
+    z_loss: Annotated[float, MATHEMATICS] = Field(default=1e-4, ge=0)
+    label_smoothing: Annotated[float, MATHEMATICS] = Field(default=0.0, ge=0, lt=1)
+    normalizer: Annotated[Literal["target_tokens", "padded_targets"], MATHEMATICS] = "target_tokens"
+    """The loss is divided by the real target tokens of the global batch, or by its padded size as the original."""
+    zero_stage: Annotated[Literal[0, 1, 2], FREE] = 1
+    """What DeepSpeed divides among the workers: nothing, optimizer state, gradients too."""
+    deepspeed: Annotated[dict[str, Any], FREE] = Field(default_factory=dict)
+    """Other DeepSpeed settings, passed through; what would change T5's mathematics is refused."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _fp16_overflows(cls, value: Any) -> Any:
+        if value in {"fp16", "float16", "half"}:
+            raise ValueError("fp16 is refused: T5's activations exceed its largest number (65,504); use bf16 or fp32")
+        return value
+
+
+class ExecutorSection(Section):
+    """Where the work runs."""
+
+    kind: Annotated[Literal["ray", "inline"], FREE] = "ray"
+    """`inline` is one process without Ray, with the same batches and losses."""
+    workers: Annotated[int, FREE] = Field(default=1, ge=1)
+    """Training processes; one for each GPU where there are any."""
+    gpus_per_worker: Annotated[float, FREE] = Field(default=0, ge=0)
+    cpus_per_worker: Annotated[float | None, FREE] = Field(default=None, gt=0)
+    """If not given, what is left of the machine is divided evenly."""
+    address: Annotated[str | None, FREE] = None
+    """A running Ray cluster; if not given, the one this job is in, otherwise one of its own on this machine."""
+    max_failures: Annotated[int, FREE] = Field(default=3, ge=0)
+    """How often a run is taken up again by itself after a worker died."""
+
+
+class CheckpointsSection(Section):
+    """When to save and what to keep."""
+
+    every: Annotated[int, FREE] = Field(default=5000, ge=1)
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """Newest checkpoints to keep beside the best ones and the promoted ones; all if not given."""
+
+
+class EvaluationSection(Section):
+    """What is measured on each checkpoint."""
+
+    when: Annotated[Literal["pause", "after"], FREE] = "pause"
+    """While training waits, or once after the last step."""
+    examples: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """At most so many validation examples of a task for each checkpoint; the test split is always whole."""
+    decode_length: Annotated[int, FREE] = Field(default=128, ge=1)
+    """Most tokens of an answer."""
+    batch_tokens: Annotated[int, FREE] = Field(default=8192, ge=128)
+    """Encoder positions decoded together; results do not depend on it."""
+    test: Annotated[bool, FREE] = True
+    """Whether the best checkpoint is measured on the test split at the end."""
+
+
+class TrackingSection(Section):
+    """MLflow."""
+
+    uri: Annotated[str | None, FREE] = None
+    """Tracking server; `MLFLOW_TRACKING_URI` or the workspace's own store if not given."""
+    log_every: Annotated[int, FREE] = Field(default=10, ge=1)
+    """Steps between two points of the curves."""
+
+
+class SearchSection(Section):
+    """The search over mixing proportions."""
+
+    trials: Annotated[int, FREE] = Field(default=8, ge=1)
+    """Mixtures that the search algorithm tries."""
+    steps: Annotated[int, FREE] = Field(default=200, ge=1)
+    """Steps of a trial."""
+    seeds: Annotated[int, FREE] = Field(default=3, ge=2)
+    """Runs of the winner and of each plain baseline, with different seeds."""
+    concurrent: Annotated[int, FREE] = Field(default=2, ge=1)
+    """Trials side by side."""
+    temperature: Annotated[tuple[float, float], FREE] = (0.5, 8.0)
+    """Range of the temperature, searched on a logarithmic scale."""
+    weight: Annotated[tuple[float, float], FREE] = (0.25, 4.0)
+    """Range of each task's weight, searched on a logarithmic scale."""
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    vocabulary: VocabularySection = VocabularySection()
+    mixture: MixtureSection
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    training: TrainingSection
+    executor: ExecutorSection = ExecutorSection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    tracking: TrackingSection = TrackingSection()
+    search: SearchSection = SearchSection()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        rows, lanes = self.training.global_batch_size, self.data.lanes
+        if rows % lanes:
+            raise ValueError(
+                f"data.lanes is {lanes}, which does not divide training.global_batch_size {rows}: "
+                f"set one of them so that it does, for example data.lanes={_largest_divisor(rows, lanes)}"
+            )
+        if self.executor.workers > lanes:
+            raise ValueError(
+                f"executor.workers is {self.executor.workers}, but there are only {lanes} lanes to share: "
+                f"use at most {lanes} workers, or raise data.lanes (that makes another stream)"
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a recipe would give them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def to_yaml(self) -> str:
+        """The whole tree as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=120)
+
+    def identity(self) -> str:
+        """A hash of the keys that make this run what it is: 16 hex digits over the stream and mathematics keys."""
+        values = {path: value for path, effect, value in leaves(self) if effect is not FREE}
+        return xxhash.xxh3_64_hexdigest(json.dumps(values, sort_keys=True).encode())
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return next(divisor for divisor in range(min(number, at_most), 0, -1) if number % divisor == 0)
+
+
+def parse_duration_s(text: str) -> int:
+    """Seconds of a duration such as `3h30m`, `90m` or `45s`.
+
+    >>> parse_duration_s("3h30m"), parse_duration_s("45s")
+    (12600, 45)
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"{text!r} is not a duration: write days, hours, minutes and seconds, for example 3h30m")
+    days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Effect, Any]]:
+    """Every key of the tree with its effect and its plain value."""
+    for name, field in type(section).model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        value = getattr(section, name)
+        effect = next((mark for mark in field.metadata if isinstance(mark, Effect)), None)
+        if effect is None:
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, effect, section.model_dump(mode="json", include={name})[name]
+
+
+def changes(old: Config, new: Config) -> list[tuple[str, Effect, Any, Any]]:
+    """Keys whose values differ, as (path, effect, old value, new value)."""
+    before = {path: value for path, _, value in leaves(old)}
+    return [(path, effect, before[path], value) for path, effect, value in leaves(new) if before[path] != value]
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("mixtura.platform") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_name(recipe: str) -> str:
+    """The name that a run of this recipe has by default.
+
+    >>> recipe_name("quickstart"), recipe_name("recipes/mine.yaml")
+    ('quickstart', 'mine')
+    """
+    return Path(recipe).stem if _is_file(recipe) else recipe
+
+
+def _is_file(recipe: str) -> bool:
+    return "/" in recipe or recipe.endswith((".yaml", ".yml"))
+
+
+def _read_recipe(recipe: str, beside: Path | None = None) -> tuple[dict[str, Any], Path | None]:
+    if _is_file(recipe):
+        path = Path(recipe) if beside is None else beside / recipe
+        if not path.is_file():
+            raise ConfigError(f"recipe {recipe!r} is a file by its name, but {path} is not there")
+        text, folder = path.read_text(), path.parent
+    else:
+        if recipe not in recipe_names():
+            raise UnknownNameError("recipe", recipe, recipe_names(), where=" (a file needs a slash or .yaml)")
+        text, folder = (resources.files("mixtura.platform") / "recipes" / f"{recipe}.yaml").read_text(), None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {recipe!r} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {recipe!r} holds {type(values).__name__}; a recipe is a mapping of sections")
+    return values, folder
+
+
+def _resolve(recipe: str, beside: Path | None = None, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if recipe in seen:
+        raise ConfigError(f"recipes extend each other in a circle: {' -> '.join((*seen, recipe))}")
+    values, folder = _read_recipe(recipe, beside)
+    parent = values.pop("extends", None)
+    values = _tasks_by_name(values)
+    if parent is None:
+        return values
+    return merged(_resolve(str(parent), folder, (*seen, recipe)), values)
+
+
+def _tasks_by_name(values: dict[str, Any]) -> dict[str, Any]:
+    """A bare list of tasks as a mapping, so that a variant or an override can speak of one of them."""
+    mixture = values.get("mixture")
+    if isinstance(mixture, Mapping) and isinstance(mixture.get("tasks"), list):
+        return {**values, "mixture": {**mixture, "tasks": {name: {} for name in mixture["tasks"]}}}
+    return values
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings joined key by key, `over` winning; lists and plain values are replaced whole.
+
+    >>> merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+    {'a': {'x': 1, 'y': 3}}
+    """
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def _override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {text!r} has no value: write key=value, for example training.steps=500")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of override {text!r} is not YAML: {error}") from None
+    nested: Any = parsed
+    for part in reversed(path.split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The whole tree of a recipe with dotted overrides applied, checked.
+
+    Raises ConfigError or UnknownNameError that names every wrong key, what was found there and what would be right.
+    """
+    values = _resolve(recipe)
+    for text in overrides:
+        values = merged(values, _override(text))
+    return validated(values, where=f"recipe {recipe!r}")
+
+
+def validated(values: Mapping[str, Any], where: str) -> Config:
+    """A tree from plain values."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("\n".join([f"{where} does not describe a run:", *(f"  {line}" for line in lines)])) from None
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "extra_forbidden":
+            near = _nearest_key([str(part) for part in problem["loc"]])
+            return f"{path}: no such key{near}"
+        case "missing":
+            return f"{path}: required, but not given"
+        case "value_error":
+            message = str(problem["ctx"]["error"])
+            return f"{path}: {message}" if path else message
+        case _:
+            message = problem["msg"]
+            return f"{path}: {problem['input']!r} was given; {message[0].lower()}{message[1:]}"
+
+
+def _nearest_key(location: list[str]) -> str:
+    names = _known_keys(location[:-1])
+    near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+    if near:
+        return f"; nearest: {'.'.join([*location[:-1], near[0]])}"
+    paths = list(_all_paths(Config))
+    elsewhere = difflib.get_close_matches(location[-1], {path.rpartition(".")[2] for path in paths}, n=1, cutoff=0.8)
+    if elsewhere:
+        return f"; nearest: {', '.join(path for path in paths if path.endswith('.' + elsewhere[0]))}"
+    return f"; known here: {', '.join(names)}"
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location:
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+        elif section is MixtureSection:
+            section = MixtureTask
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _all_paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _all_paths(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{field.alias or name}"

@@ -1,0 +1,227 @@
+"""SentencePiece vocabularies with T5's conventions.
+
+    0        padding
+    1        end of sequence, `</s>`
+    2        unknown
+    3 ...    pieces (unigram model)
+    ...      sentinels, counting down: <extra_id_0> is the highest usable id
+
+T5's own vocabulary has 32,000 pieces and 100 sentinels: 32,100 usable ids, <extra_id_0> = 32,099, and an embedding of
+32,128 rows, because rows are rounded up to a multiple of 128 (Raffel et al. 2020, section 3.1.1; the released code).
+There is no BOS and no byte fallback: characters that were not covered in training become the unknown id, and the
+`nmt_nfkc` normalisation turns newlines and tabs into spaces.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mixtura.platform.errors import ConfigError, DataError
+from mixtura.platform.files import write_bytes_atomically, write_json_atomically, xxh3_128
+from mixtura.platform.random_bits import key, order
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+EXTRA_IDS = 100
+ROWS_MULTIPLE = 128
+"""Embeddings are cut along the vocabulary by tensor parallelism and by matrix units: T5 rounds to this multiple."""
+
+_MARK = re.compile(r"<extra_id_(\d+)>")
+_MAX_LINE_BYTES = 4000  # SentencePiece's trainer silently leaves out sentences of more than 4192 bytes
+_TRAINING_BYTES = 8_000_000
+
+
+class Vocabulary:
+    """Text to ids and back.
+
+    `size` counts the usable ids (pieces and sentinels); `embedding_rows` is what a model allocates for them.
+    """
+
+    pad_id, eos_id, unk_id = PAD_ID, EOS_ID, UNK_ID
+
+    def __init__(self, path: str | Path, extra_ids: int = EXTRA_IDS) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(f"no vocabulary at {self.path}: give the path of a SentencePiece model (spiece.model)")
+        try:
+            self._pieces = SentencePieceProcessor(model_file=str(self.path))
+        except RuntimeError as error:
+            raise DataError(f"{self.path} is not a SentencePiece model: {error}") from error
+        self.extra_ids = extra_ids
+        self.pieces: int = self._pieces.get_piece_size()
+        self.size = self.pieces + extra_ids
+        self.embedding_rows = -(-self.size // ROWS_MULTIPLE) * ROWS_MULTIPLE
+        self._check_conventions()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Vocabulary, (str(self.path), self.extra_ids)
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def fingerprint(self) -> str:
+        """The xxh3-128 digest of the model file."""
+        return xxh3_128(self.path)
+
+    def encode(self, text: str, *, marks: bool = False) -> list[int]:
+        """The ids of a text, without EOS.
+
+        With `marks`, the text's `<extra_id_0>` ... become sentinels. It is off by default, so that text from outside
+        cannot put sentinels into training data.
+        """
+        if not marks:
+            return list(self._pieces.encode(text))
+        ids: list[int] = []
+        for position, part in enumerate(_MARK.split(text)):
+            ids += [self.sentinel(int(part))] if position % 2 else self._pieces.encode(part)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """The ids of many texts, in one call of the library and on one thread."""
+        return [np.array(ids, dtype=np.int32) for ids in self._pieces.encode(list(texts), num_threads=1)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text up to the first EOS. Padding is skipped, sentinels print as `<extra_id_0>`, unusable ids as unknown."""
+        words: list[str] = []
+        run: list[int] = []
+        for number in map(int, ids):
+            if number == self.eos_id:
+                break
+            if self.pieces <= number < self.size:
+                words += [self._pieces.decode(run), f"<extra_id_{self.size - 1 - number}>"]
+                run = []
+            elif number != self.pad_id:
+                run.append(number if number < self.pieces else self.unk_id)
+        return " ".join(word for word in (*words, self._pieces.decode(run)) if word)
+
+    def piece(self, number: int) -> str:
+        """How one id is written, for looking at token lists: `▁the`, `<extra_id_3>`, `</s>`."""
+        if self.pieces <= number < self.size:
+            return f"<extra_id_{self.size - 1 - number}>"
+        return str(self._pieces.id_to_piece(number)) if number < self.pieces else f"<unused_{number}>"
+
+    def sentinel(self, number: int) -> int:
+        """The id of the mark of removed span `number`, from 0: they count down from the highest usable id."""
+        if not 0 <= number < self.extra_ids:
+            raise DataError(
+                f"sentinel {number} was asked for, but {self.path.name} has {self.extra_ids}: "
+                f"numbers 0 to {self.extra_ids - 1}; use shorter inputs or longer spans"
+            )
+        return self.size - 1 - number
+
+    def _check_conventions(self) -> None:
+        found = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
+        if found != (PAD_ID, EOS_ID, UNK_ID):
+            raise DataError(
+                f"{self.path} has pad, EOS and unknown at {found}, but T5 models have them at (0, 1, 2): "
+                "train one with `mixtura vocabulary train`"
+            )
+
+
+def train_vocabulary(
+    texts: Iterable[str],
+    path: str | Path,
+    size: int,
+    *,
+    extra_ids: int = EXTRA_IDS,
+    character_coverage: float = 0.9995,
+    training_bytes: int = _TRAINING_BYTES,
+) -> Vocabulary:
+    """Train a unigram model on texts and write it to `path`; the same texts always give the same bytes.
+
+    `size` counts the usable ids: `size - extra_ids` pieces are trained. A size of 4096 needs 4096 embedding rows.
+    Of more than `training_bytes` of text, lines are taken by a fixed pseudo-random order until that much is reached.
+    """
+    from sentencepiece import SentencePieceTrainer
+
+    if size - extra_ids < 10:
+        raise ConfigError(f"a vocabulary of {size} ids leaves {size - extra_ids} pieces beside {extra_ids} sentinels")
+    lines = _chosen_lines(list(_lines(texts)), training_bytes)
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size - extra_ids,
+            pad_id=PAD_ID,
+            eos_id=EOS_ID,
+            unk_id=UNK_ID,
+            bos_id=-1,
+            pad_piece="<pad>",
+            character_coverage=character_coverage,
+            normalization_rule_name="nmt_nfkc",
+            num_threads=1,  # EM adds floats in the order of threads: with one, the bytes are the same every time
+            shuffle_input_sentence=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataError(
+            f"no vocabulary of {size - extra_ids} pieces can be trained on {len(lines)} lines of text: {error}"
+        ) from error
+    write_bytes_atomically(Path(path), model.getvalue())
+    return Vocabulary(path, extra_ids)
+
+
+def write_tokenizer_files(vocabulary: Vocabulary, directory: str | Path) -> list[Path]:
+    """Put a vocabulary beside a checkpoint as `transformers` expects it, and return what was written.
+
+    `AutoTokenizer.from_pretrained(directory)` then gives the same ids, followed by EOS.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model, config = directory / "spiece.model", directory / "tokenizer_config.json"
+    if not (model.exists() and model.samefile(vocabulary.path)):
+        shutil.copyfile(vocabulary.path, model)
+    write_json_atomically(
+        config,
+        {
+            "tokenizer_class": "T5Tokenizer",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "extra_ids": vocabulary.extra_ids,
+            "additional_special_tokens": [f"<extra_id_{number}>" for number in range(vocabulary.extra_ids)],
+        },
+    )
+    return [model, config]
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """The non-empty lines of texts; a line too long for the trainer is cut between words where it can be."""
+    for text in texts:
+        for line in text.splitlines():
+            yield from _cut(line.strip())
+
+
+def _cut(line: str) -> Iterator[str]:
+    characters = _MAX_LINE_BYTES // 4  # no character has more than four bytes
+    while len(line.encode()) > _MAX_LINE_BYTES:
+        at = line.rfind(" ", 1, characters)
+        at = characters if at < 0 else at
+        yield line[:at]
+        line = line[at:].lstrip()
+    if line:
+        yield line
+
+
+def _chosen_lines(lines: list[str], limit_bytes: int) -> list[str]:
+    sizes = np.array([len(line.encode()) for line in lines], dtype=np.int64)
+    if sizes.sum() <= limit_bytes:
+        return lines
+    by_chance = order(key("vocabulary", "lines"), len(lines))
+    taken = by_chance[np.cumsum(sizes[by_chance]) <= limit_bytes]
+    return [lines[position] for position in np.sort(taken)]

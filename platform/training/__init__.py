@@ -1,0 +1,1 @@
+"""Training: loss, optimizer, schedule, engine, checkpoint, loop."""

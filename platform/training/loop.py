@@ -1,0 +1,265 @@
+"""One rank's training loop: take the next batch, microbatches forward and backward, step, report, save, stop.
+
+The loss of a step is a sum over the target tokens of the global batch divided by one global number, so it does not
+depend on how many ranks share the batch or how large a microbatch is. Ranks may hold unequal numbers of rows; all run
+equally many microbatches, and a rank that has no rows left runs one of padding with zero weight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, distributed
+
+from mixtura.platform import random_bits
+from mixtura.platform.errors import TrainingError
+from mixtura.platform.training.loss import cross_entropy, sum_by_task
+from mixtura.platform.training.snapshot import Snapshot
+
+_MODEL_FEATURES = ("encoder_input_tokens", "decoder_input_tokens", "encoder_segment_ids", "decoder_segment_ids")
+_LOSS_FEATURES = ("decoder_target_tokens", "decoder_loss_weights", "decoder_segment_ids")
+
+
+class Batch(Protocol):
+    """This rank's rows of one global batch."""
+
+    features: Mapping[str, npt.NDArray[np.int32]]
+    rows: npt.NDArray[np.int64]
+    segment_tasks: npt.NDArray[np.int32]
+    examples: npt.NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """What runs the model and its optimizer; see `engine.py`."""
+
+    device: torch.device
+
+    def begin_step(self, microbatches: int) -> None:
+        """Say how many backward passes make the next step."""
+
+    def forward(self, **features: Any) -> Tensor:
+        """Logits [rows, target length, vocabulary]."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this part of the step's loss."""
+
+    def step(self, learning_rate: float) -> Any:
+        """Update the parameters with the gradient summed over microbatches and ranks."""
+
+    def snapshot(self) -> Snapshot:
+        """Copies of this rank's part of the state in host memory."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The numbers that a loop needs."""
+
+    steps: int
+    global_batch_size: int
+    microbatches: int
+    microbatch_size: int
+    inputs_length: int
+    targets_length: int
+    tasks: tuple[str, ...]
+    seed: int
+    learning_rate: Callable[[int], float]
+    normalizer: str = "target_tokens"
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    checkpoint_every: int = 1000
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step says of itself; losses are cross entropy in nats for each target token."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    loss_by_task: dict[str, float]
+    learning_rate: float
+    target_tokens: int
+    examples: dict[str, int]
+    """Examples in the global batch, by task."""
+    trained: dict[str, int]
+    """Examples stepped on since step 0, by task."""
+    fingerprint: str
+    """Hash of the global batch."""
+    data_wait_s: float
+    step_s: float
+    world_size: int
+
+
+@dataclass
+class Hooks:
+    """What happens around the steps; every rank calls all of them, in the same order."""
+
+    next_batch: Callable[[], Batch]
+    row_fingerprints: Callable[[Any], npt.NDArray[np.uint64]]
+    global_fingerprint: Callable[[npt.NDArray[np.uint64]], str]
+    on_step: Callable[[StepReport], None]
+    save: Callable[[int, Mapping[str, int]], None]
+    """Save a checkpoint of this step, with the examples trained by task; and what follows from it."""
+    stop_requested: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class _Totals:
+    """Sums over all ranks of what a global batch holds."""
+
+    target_tokens: int
+    stop: bool
+    examples: list[int]
+    fingerprints: npt.NDArray[np.uint64]
+
+
+@dataclass
+class TrainingLoop:
+    """The loop of one rank, resumable at any step."""
+
+    settings: LoopSettings
+    engine: Engine
+    hooks: Hooks
+    step: int = 0
+    trained: dict[str, int] = field(default_factory=dict)
+
+    def run(self) -> bool:
+        """Train to the last step; returns whether it got there, or was asked to stop before."""
+        while self.step < self.settings.steps:
+            started = time.perf_counter()
+            batch = self.hooks.next_batch()
+            waited = time.perf_counter() - started
+            totals = self._totals(batch)
+            losses = self._update(batch, totals)
+            self._count(totals)
+            self.step += 1
+            self._report(losses, totals, waited, time.perf_counter() - started)
+            last = self.step == self.settings.steps
+            if last or totals.stop or self.step % self.settings.checkpoint_every == 0:
+                self.hooks.save(self.step, self.trained)
+            if totals.stop and not last:
+                return False
+        return True
+
+    def _totals(self, batch: Batch) -> _Totals:
+        """One sum over the ranks: tokens, the wish to stop, examples by task, and each row's fingerprint in its place."""
+        rows = np.zeros(self.settings.global_batch_size, dtype=np.uint64)
+        rows[batch.rows] = self.hooks.row_fingerprints(batch)
+        tokens = int((batch.features["decoder_loss_weights"] > 0).sum())
+        head = np.array([tokens, self.hooks.stop_requested(), *batch.examples], dtype=np.int64)
+        values = sum_over_ranks(torch.from_numpy(np.concatenate([head, rows.view(np.int64)])), self.engine.device).numpy()
+        tasks = len(self.settings.tasks)
+        return _Totals(int(values[0]), bool(values[1]), values[2 : 2 + tasks].tolist(), values[2 + tasks :].view(np.uint64))
+
+    def _update(self, batch: Batch, totals: _Totals) -> npt.NDArray[np.float64]:
+        """Forward, backward and one optimizer update; returns [2, tasks]: loss sums and target tokens by task."""
+        settings = self.settings
+        padded = settings.global_batch_size * settings.targets_length
+        divisor = padded if settings.normalizer == "padded_targets" else max(1, totals.target_tokens)
+        sums = torch.zeros(2, len(settings.tasks), dtype=torch.float64)
+        self.engine.begin_step(settings.microbatches)
+        for microbatch in self._microbatches(batch):
+            logits = self.engine.forward(**{name: microbatch[name] for name in (*_MODEL_FEATURES, "dropout_keys")})
+            targets, weights = microbatch["decoder_target_tokens"], microbatch["decoder_loss_weights"].float()
+            loss, per_token = cross_entropy(
+                logits, targets, weights, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing
+            )
+            self.engine.backward(loss / divisor)
+            sums += sum_by_task(per_token, weights, microbatch["tasks"], len(settings.tasks)).double().cpu()
+        sums = sum_over_ranks(sums, self.engine.device)
+        self._refuse_non_finite(sums)
+        self.engine.step(settings.learning_rate(self.step))
+        return sums.numpy()
+
+    def _microbatches(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        size, device = self.settings.microbatch_size, self.engine.device
+        seeded = random_bits.key("dropout", self.settings.seed)
+        keys = random_bits.derive(seeded, self.step, batch.rows).view(np.int64)
+        for start in range(0, self.settings.microbatches * size, size):
+            rows = slice(start, start + size)
+            names = {*_MODEL_FEATURES, *_LOSS_FEATURES}
+            arrays: dict[str, npt.NDArray[Any]] = {name: batch.features[name][rows] for name in names}
+            arrays["tasks"] = tasks_of_tokens(batch.segment_tasks[rows], arrays["decoder_segment_ids"])
+            arrays["dropout_keys"] = keys[rows]
+            if not len(arrays["dropout_keys"]):
+                arrays = self._padding_row()
+            yield {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in arrays.items()}
+
+    def _padding_row(self) -> dict[str, npt.NDArray[Any]]:
+        inputs = np.zeros((1, self.settings.inputs_length), dtype=np.int32)
+        targets = np.zeros((1, self.settings.targets_length), dtype=np.int32)
+        lengths = {name: inputs if name.startswith("encoder") else targets for name in (*_MODEL_FEATURES, *_LOSS_FEATURES)}
+        return {**lengths, "tasks": np.full_like(targets, -1), "dropout_keys": np.zeros(1, dtype=np.int64)}
+
+    def _refuse_non_finite(self, sums: Tensor) -> None:
+        if bool(torch.isfinite(sums).all()):
+            return
+        bad = [task for task, value in zip(self.settings.tasks, sums[0].tolist(), strict=True) if not np.isfinite(value)]
+        raise TrainingError(
+            f"the loss is not finite at step {self.step + 1}, in {', '.join(bad)}. The last checkpoint is untouched: "
+            "lower schedule.factor, or look at the batch with `mixtura stream show`"
+        )
+
+    def _count(self, totals: _Totals) -> None:
+        for task, count in zip(self.settings.tasks, totals.examples, strict=True):
+            self.trained[task] = self.trained.get(task, 0) + int(count)
+
+    def _report(self, losses: npt.NDArray[np.float64], totals: _Totals, waited_s: float, step_s: float) -> None:
+        by_task = {
+            task: float(loss / tokens)
+            for task, loss, tokens in zip(self.settings.tasks, losses[0], losses[1], strict=True)
+            if tokens
+        }
+        self.hooks.on_step(
+            StepReport(
+                step=self.step,
+                loss=float(losses[0].sum() / max(1.0, losses[1].sum())),
+                loss_by_task=by_task,
+                learning_rate=self.settings.learning_rate(self.step - 1),
+                target_tokens=totals.target_tokens,
+                examples=dict(zip(self.settings.tasks, totals.examples, strict=True)),
+                trained=dict(self.trained),
+                fingerprint=self.hooks.global_fingerprint(totals.fingerprints),
+                data_wait_s=waited_s,
+                step_s=step_s,
+                world_size=distributed.get_world_size() if distributed.is_initialized() else 1,
+            )
+        )
+
+
+def tasks_of_tokens(
+    segment_tasks: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """The task of every position, -1 at padding.
+
+    segment_tasks [rows, segments] and segment_ids [rows, length], where segment k + 1 is in column k.
+
+    >>> tasks_of_tokens(np.array([[3, 0]], np.int32), np.array([[1, 1, 2, 0]], np.int32)).tolist()
+    [[3, 3, 0, -1]]
+    """
+    padded = np.concatenate([np.full((len(segment_tasks), 1), -1, dtype=np.int64), segment_tasks], axis=1)
+    return np.take_along_axis(padded, segment_ids.astype(np.int64), axis=1)
+
+
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The sum of a small tensor over all ranks, on every rank, in host memory."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return values
+    moved = values.to(device)
+    distributed.all_reduce(moved)
+    return moved.cpu()
+
+
+def microbatches_per_step(rows_per_rank: Sequence[int], microbatch_size: int) -> int:
+    """Microbatches that every rank runs: as many as the rank with the most rows needs.
+
+    >>> microbatches_per_step([12, 8], microbatch_size=5)
+    3
+    """
+    return -(-max(rows_per_rank) // microbatch_size)

@@ -1,0 +1,3 @@
+"""Mixtura: one text-to-text model, many tasks, any number of machines."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,234 @@
+"""Real text on any machine: the documentation that every Python carries, as one unsupervised and three supervised tasks.
+
+The text is the language reference (`pydoc_data.topics`) and the docstrings of the standard library, a few megabytes of
+English. Sources are parsed with `ast`, never imported; what a Python lacks (tkinter, distutils) is simply not there.
+
+    python_docs_span_corruption   reference pages and docstrings, for the span corruption objective
+    python_docs_module            docstring -> the top-level module or package it is from (classification)
+    python_docs_summary           body of a docstring -> its first line (summarization)
+    python_docs_name              docstring -> the name of the function (generation)
+
+**Splits.** One split serves all four tasks, so that no docstring of a test row is ever seen in training, not even by the
+unsupervised task. It is a hash of the docstring's words, taken after copies and near copies were removed (about a
+twelfth of all docstrings are copies), so a docstring keeps its split from one Python version to the next. It is not a
+hash of the file: then every module with one file would be a label that training never saw, and most have one file.
+What a file shares beyond copied text, its subject and its manner, is what `python_docs_module` asks for.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import re
+import sys
+import sysconfig
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixtura.platform.data.task import Rejected, Row, Shard
+from mixtura.platform.errors import DataError
+
+SHARDS = {"train": 4, "validation": 1, "test": 1}
+SHARES = {"test": 0.12, "validation": 0.08}
+"""Of the docstrings; the rest is for training."""
+
+NEAR_COPY = 0.6
+"""Docstrings that share this much of their word trigrams (Jaccard) are near copies; texts under six words only count as
+copies when all their words are equal."""
+
+MASK = "___"
+
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+_TOPICS = "pydoc_data/topics.py"
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class PythonDocs:
+    """Rows of `file`, `module`, `kind` (topic, module, class or function), `name`, `docstring`, and `problem`: None, or
+    why the row is no use (a copy, a file that does not parse)."""
+
+    kinds: tuple[str, ...]
+    root: str | None = None
+    """The folder of a standard library; by default that of the running Python."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(SHARDS)
+
+    def fingerprint(self, split: str) -> str:
+        """Of the Python version and of all source files: other sources make other rows."""
+        return _fingerprint(_root(self.root))
+
+    def shards(self, split: str) -> Sequence[Shard]:
+        """Equal ranges of the split's rows in the order of files. The locator carries the fingerprint, because a node
+        of a cluster may have another Python than the one that made the plan."""
+        count = SHARDS[split]
+        print_ = self.fingerprint(split)
+        return [Shard(f"{split}-{at:05d}-of-{count:05d}", (split, at, count, print_)) for at in range(count)]
+
+    def read(self, shard: Shard) -> Iterator[Row]:
+        """The rows of one shard; a shard of another Python's standard library is refused."""
+        split, at, count, planned = shard.locator
+        assert isinstance(at, int)
+        assert isinstance(count, int)
+        root = _root(self.root)
+        if _fingerprint(root) != planned:
+            raise DataError(
+                f"shard {shard.name} was listed from another standard library than the one at {root} "
+                f"(Python {sys.version.split()[0]}): use one Python version on all machines, and prepare again"
+            )
+        rows = [row for row in _rows(root)[split] if row["kind"] in self.kinds or row["kind"] == "file"]
+        yield from (dict(row) for row in rows[at * len(rows) // count : (at + 1) * len(rows) // count])
+
+
+def usable(row: Row) -> Iterator[Row]:
+    """Leaves out copies and what could not be read, under the reason that the source found."""
+    if row["problem"]:
+        raise Rejected(row["problem"])
+    yield row
+
+
+def _root(root: str | None) -> Path:
+    return Path(root or sysconfig.get_path("stdlib"))
+
+
+@functools.lru_cache(maxsize=4)
+def _files(root: Path) -> tuple[tuple[str, bytes], ...]:
+    """Relative names of all source files, sorted, with the digests of their bytes."""
+    names = sorted(
+        path.relative_to(root)
+        for path in root.rglob("*.py")
+        if not _SKIPPED_FOLDERS.intersection(path.relative_to(root).parts[:-1])
+    )
+    if not names:
+        raise DataError(f"no Python sources in {root}: this Python was installed without its standard library's text")
+    return tuple((name.as_posix(), hashlib.blake2b((root / name).read_bytes()).digest()) for name in names)
+
+
+@functools.lru_cache(maxsize=4)
+def _fingerprint(root: Path) -> str:
+    digest = hashlib.blake2b(repr(sys.version_info[:3]).encode(), digest_size=16)
+    for name, content in _files(root):
+        digest.update(name.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _rows(root: Path) -> dict[str, list[Row]]:
+    """All rows by split, in the order of files. Copies stand in the split of the docstring that they copy."""
+    rows: dict[str, list[Row]] = {split: [] for split in SHARDS}
+    copies = _Copies()
+    for name, _ in _files(root):
+        for row in _rows_of_file(root, name):
+            words = re.findall("[a-z]+", row["docstring"].lower())
+            original, row["problem"] = copies.add(words) if row["problem"] is None else (words, row["problem"])
+            rows[_split(original)].append(row)
+    return rows
+
+
+def _rows_of_file(root: Path, name: str) -> Iterator[Row]:
+    module = name.partition("/")[0].removesuffix(".py")
+    start: Row = {"file": name, "module": module, "kind": "file", "name": "", "docstring": "", "problem": None}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old modules have escapes that newer parsers warn of
+            tree = ast.parse((root / name).read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        yield {**start, "problem": "source file does not parse"}
+        return
+    for kind, path, docstring in _topics(tree) if name == _TOPICS else _docstrings(tree, ()):
+        yield {**start, "kind": kind, "name": path, "docstring": docstring}
+
+
+def _topics(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
+            topics: dict[str, str] = ast.literal_eval(statement.value)
+            yield from (("topic", title, text.strip()) for title, text in topics.items())
+
+
+def _docstrings(node: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    if isinstance(node, _Documented):
+        kind = {ast.Module: "module", ast.ClassDef: "class"}.get(type(node), "function")
+        docstring = ast.get_docstring(node, clean=True)
+        if docstring and docstring.strip():
+            yield kind, ".".join(path), docstring.strip()
+    for child in ast.iter_child_nodes(node):
+        named = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from _docstrings(child, (*path, child.name) if named else path)
+
+
+class _Copies:
+    """Finds texts whose words, or most of whose word trigrams, were seen before."""
+
+    def __init__(self) -> None:
+        self._same: dict[tuple[str, ...], list[str]] = {}
+        self._texts: list[tuple[list[str], int]] = []
+        self._with: dict[tuple[str, ...], list[int]] = defaultdict(list)
+
+    def add(self, words: list[str]) -> tuple[list[str], str | None]:
+        """The words of the text that this one copies (itself if none), and the problem's name."""
+        if not words:
+            return words, "no words"
+        if tuple(words) in self._same:
+            return self._same[tuple(words)], "copy of another docstring"
+        trigrams = set(zip(words, words[1:], words[2:], strict=False))
+        near = self._near(trigrams)
+        self._same[tuple(words)] = words if near is None else near
+        if near is not None:
+            return near, "near copy of another docstring"
+        for trigram in trigrams:
+            self._with[trigram].append(len(self._texts))
+        self._texts.append((words, len(trigrams)))
+        return words, None
+
+    def _near(self, trigrams: set[tuple[str, ...]]) -> list[str] | None:
+        if len(trigrams) < 4:
+            return None
+        shared = Counter(other for trigram in trigrams for other in self._with[trigram])
+        for other, common in sorted(shared.items()):
+            words, size = self._texts[other]
+            if common >= NEAR_COPY * (len(trigrams) + size - common):
+                return words
+        return None
+
+
+def _split(words: list[str]) -> str:
+    digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
+    at = int.from_bytes(digest, "little") / 2**64
+    return "test" if at < SHARES["test"] else "validation" if at < sum(SHARES.values()) else "train"
+
+
+def module_of(row: Row) -> Iterator[Row]:
+    """Docstring to module: everything that has a docstring serves."""
+    yield {**row, "label": row["module"]}
+
+
+def summary_of(row: Row) -> Iterator[Row]:
+    """Body to first line, for docstrings in the form of PEP 257: one line, an empty line, more text."""
+    first, _, rest = row["docstring"].partition("\n")
+    blank, _, body = rest.partition("\n")
+    if not rest or blank.strip():
+        raise Rejected("no first line with a body after it")
+    yield {**row, "summary": first.strip(), "body": body.strip()}
+
+
+def name_of(row: Row) -> Iterator[Row]:
+    """Docstring to function name; the name is masked where the docstring says it itself.
+
+    >>> row = {"kind": "function", "name": "os.getsize", "docstring": "getsize(path) -> size in bytes"}
+    >>> next(name_of(row))["docstring"]
+    '___(path) -> size in bytes'
+    """
+    if row["kind"] != "function":
+        raise Rejected("not a function")
+    name = row["name"].rpartition(".")[2]
+    core = re.escape(name.strip("_") or name)
+    masked = re.sub(rf"(?<![A-Za-z0-9])_*{core}_*(?![A-Za-z0-9])", MASK, row["docstring"], flags=re.IGNORECASE)
+    yield {**row, "docstring": masked, "function": name}
