@@ -1,4 +1,5 @@
-"""Real text on any machine: the documentation that every Python carries, as one unsupervised and three supervised tasks.
+"""Real text on any machine: the documentation that every Python carries, as one unsupervised and three supervised
+tasks.
 
 The text is the language reference (`pydoc_data.topics`) and the docstrings of the standard library, a few megabytes of
 English. Sources are parsed with `ast`, never imported; what a Python lacks (tkinter, distutils) is simply not there.
@@ -8,8 +9,8 @@ English. Sources are parsed with `ast`, never imported; what a Python lacks (tki
     python_docs_summary           body of a docstring -> its first line (summarization)
     python_docs_name              docstring -> the name of the function (generation)
 
-**Splits.** One split serves all four tasks, so that no docstring of a test row is ever seen in training, not even by the
-unsupervised task. It is a hash of the docstring's words, taken after copies and near copies were removed (about a
+**Splits.** One split serves all four tasks, so that no docstring of a test row is ever seen in training, not even by
+the unsupervised task. It is a hash of the docstring's words, taken after copies and near copies were removed (about a
 twelfth of all docstrings are copies), so a docstring keeps its split from one Python version to the next. It is not a
 hash of the file: then every module with one file would be a label that training never saw, and most have one file.
 What a file shares beyond copied text, its subject and its manner, is what `python_docs_module` asks for.
@@ -25,13 +26,15 @@ import sys
 import sysconfig
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixtura.platform.data.task import Rejected, Row, Shard
+from mixtura.platform.data.preprocessors import TextToText
+from mixtura.platform.data.task import Rejected, Row, Shard, Task
 from mixtura.platform.errors import DataError
+from mixtura.platform.evaluation.metrics import accuracy, name_f1, rouge1, rouge_l
 
 SHARDS = {"train": 4, "validation": 1, "test": 1}
 SHARES = {"test": 0.12, "validation": 0.08}
@@ -42,6 +45,8 @@ NEAR_COPY = 0.6
 copies when all their words are equal."""
 
 MASK = "___"
+
+_FUNCTION_WORDS = {"a", "an", "and", "for", "in", "is", "of", "self", "the", "to", MASK}
 
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _TOPICS = "pydoc_data/topics.py"
@@ -59,9 +64,10 @@ class PythonDocs:
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Train, validation and test."""
         return tuple(SHARDS)
 
-    def fingerprint(self, split: str) -> str:
+    def fingerprint(self, split: str) -> str:  # noqa: ARG002 (all splits are cut from the same files)
         """Of the Python version and of all source files: other sources make other rows."""
         return _fingerprint(_root(self.root))
 
@@ -75,6 +81,7 @@ class PythonDocs:
     def read(self, shard: Shard) -> Iterator[Row]:
         """The rows of one shard; a shard of another Python's standard library is refused."""
         split, at, count, planned = shard.locator
+        assert isinstance(split, str)
         assert isinstance(at, int)
         assert isinstance(count, int)
         root = _root(self.root)
@@ -160,8 +167,8 @@ def _docstrings(node: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[str, str
         if docstring and docstring.strip():
             yield kind, ".".join(path), docstring.strip()
     for child in ast.iter_child_nodes(node):
-        named = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        yield from _docstrings(child, (*path, child.name) if named else path)
+        name = getattr(child, "name", "") if isinstance(child, _Documented) else ""
+        yield from _docstrings(child, (*path, name) if name else path)
 
 
 class _Copies:
@@ -170,7 +177,7 @@ class _Copies:
     def __init__(self) -> None:
         self._same: dict[tuple[str, ...], list[str]] = {}
         self._texts: list[tuple[list[str], int]] = []
-        self._with: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._with: dict[tuple[str, str, str], list[int]] = defaultdict(list)
 
     def add(self, words: list[str]) -> tuple[list[str], str | None]:
         """The words of the text that this one copies (itself if none), and the problem's name."""
@@ -188,7 +195,7 @@ class _Copies:
         self._texts.append((words, len(trigrams)))
         return words, None
 
-    def _near(self, trigrams: set[tuple[str, ...]]) -> list[str] | None:
+    def _near(self, trigrams: set[tuple[str, str, str]]) -> list[str] | None:
         if len(trigrams) < 4:
             return None
         shared = Counter(other for trigram in trigrams for other in self._with[trigram])
@@ -232,3 +239,90 @@ def name_of(row: Row) -> Iterator[Row]:
     core = re.escape(name.strip("_") or name)
     masked = re.sub(rf"(?<![A-Za-z0-9])_*{core}_*(?![A-Za-z0-9])", MASK, row["docstring"], flags=re.IGNORECASE)
     yield {**row, "docstring": masked, "function": name}
+
+
+def first_sentence(example: Mapping[str, Any]) -> str:
+    """The body's first sentence."""
+    return re.split(r"(?<=[.!?])\s", example["body"], maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class FirstWords:
+    """The body's first `count` words."""
+
+    count: int
+
+    def __call__(self, example: Mapping[str, Any]) -> str:
+        """Those words, in one line."""
+        return " ".join(example["body"].split()[: self.count])
+
+
+@dataclass(frozen=True)
+class FirstContentWords:
+    """The docstring's first `count` words that are no function words, joined as a name."""
+
+    count: int
+
+    def __call__(self, example: Mapping[str, Any]) -> str:
+        """Those words, joined by underscores."""
+        words = [word for word in re.findall(r"\w+", example["docstring"]) if word.lower() not in _FUNCTION_WORDS]
+        return "_".join(words[: self.count])
+
+
+def first_module(example: Mapping[str, Any]) -> str:
+    """The first word of the docstring that is the name of a module of the standard library."""
+    words = re.findall(r"\w+", example["docstring"])
+    return next((word for word in words if word in sys.stdlib_module_names), "")
+
+
+def document_of(row: Row) -> Iterator[Row]:
+    """The whole text, for the unsupervised task."""
+    yield {"text": row["docstring"], "file": row["file"], "name": row["name"]}
+
+
+DOCSTRINGS = PythonDocs(kinds=("module", "class", "function"))
+VERSION = "1"
+
+TASKS = (
+    Task(
+        "python_docs_span_corruption",
+        PythonDocs(kinds=("topic", "module", "class", "function")),
+        (usable, document_of),
+        kind="unsupervised",
+        version=VERSION,
+        description="Python's language reference and docstrings, as plain text.",
+    ),
+    Task(
+        "python_docs_module",
+        DOCSTRINGS,
+        (usable, module_of, TextToText("module", {"docstring": "docstring"}, target="label")),
+        kind="supervised",
+        version=VERSION,
+        description="A docstring to the module or package of the standard library that it is from.",
+        metrics=(accuracy,),
+        copy_rules={"first known module in the input": first_module},
+    ),
+    Task(
+        "python_docs_summary",
+        DOCSTRINGS,
+        (usable, summary_of, TextToText("summary", {"body": "body"}, target="summary")),
+        kind="supervised",
+        version=VERSION,
+        description="The body of a docstring to its first line.",
+        metrics=(rouge1, rouge_l),
+        copy_rules={
+            "first sentence": first_sentence,
+            **{f"first {count} words": FirstWords(count) for count in (5, 8, 12, 15, 20)},
+        },
+    ),
+    Task(
+        "python_docs_name",
+        DOCSTRINGS,
+        (usable, name_of, TextToText("name", {"docstring": "docstring"}, target="function")),
+        kind="supervised",
+        version=VERSION,
+        description="A docstring to the name of its function.",
+        metrics=(name_f1, accuracy),
+        copy_rules={f"first {count} words of content": FirstContentWords(count) for count in (1, 2, 3, 4, 5)},
+    ),
+)

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mixtura.models.t5.config import T5Config
 from mixtura.models.t5.dropout import Dropout
@@ -21,7 +21,7 @@ from mixtura.models.t5.layers import Linear, unfilled
 AttentionKind = Literal["sdpa", "eager"]
 
 MASKED = -1e9
-"""Added to the score of a pair that may not see each other. Finite, so that a row that sees nothing stays finite too."""
+"""Added to the score of a pair that may not see each other; finite, so that a row that sees nothing is finite too."""
 
 
 def distance_buckets(buckets: int, max_distance: int) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ def distance_buckets(buckets: int, max_distance: int) -> tuple[int, ...]:
     place: `half + floor(ln(n / half) / ln(max_distance / half) * (buckets - half))`, in float32 as in the original.
 
     >>> distance_buckets(8, 20)
-    (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7)
+    (0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7)
     """
     half = buckets // 2
     # On the CPU whatever the default device: another device's logarithm may fall on the other side of a border.
@@ -65,7 +65,7 @@ class RelativeBias(nn.Module):
 
     def by_offset(self, relative: Tensor) -> Tensor:
         """[count] relative positions -> [heads, count] biases."""
-        return F.embedding(self.bucket(relative), self.weight).t()
+        return functional.embedding(self.bucket(relative), self.weight).t()
 
     def forward(self, query_length: int, key_length: int) -> Tensor:
         """[1, heads, query_length, key_length], for queries and keys that both begin at position 0."""
@@ -93,7 +93,8 @@ def causal(length: int, device: torch.device) -> Tensor:
 def eager_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T + bias) v, written out; the reference for the fused kernels.
 
-    q [batch, heads, queries, d_kv], k and v [batch, heads, keys, d_kv], bias broadcasts to [batch, heads, queries, keys].
+    q [batch, heads, queries, d_kv], k and v [batch, heads, keys, d_kv]; bias broadcasts to the scores,
+    [batch, heads, queries, keys].
     """
     # The softmax kernel computes in float32 whatever the dtype, and rounds once.
     return torch.softmax(q @ k.transpose(-1, -2) + bias, dim=-1) @ v
@@ -101,7 +102,7 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """The same by torch's fused kernels, where there is one for the device."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
 
 
 ATTENTION: Mapping[AttentionKind, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = MappingProxyType(
@@ -140,4 +141,4 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         # [batch, length, heads * d_kv] -> [batch, heads, length, d_kv]
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)

@@ -71,7 +71,7 @@ class T5Config:
             kinds = " or ".join(f"'{kind}'" for kind in FEED_FORWARD_KINDS)
             raise ValueError(f"T5Config.feed_forward is '{self.feed_forward}'; choose {kinds}")
         if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"T5Config.dropout_rate is {self.dropout_rate}; give a share from 0 up to, not including, 1")
+            raise ValueError(f"T5Config.dropout_rate is {self.dropout_rate}; give a share of at least 0, below 1")
         if not self.layer_norm_epsilon > 0.0:
             raise ValueError(f"T5Config.layer_norm_epsilon is {self.layer_norm_epsilon}; give a number above 0")
         self._check_buckets()
@@ -129,4 +129,4 @@ SIZES: Mapping[str, T5Config] = MappingProxyType(
         "v1_1-xxl": _v1_1(4096, 10240, 64, 24),
     }
 )
-"""The published sizes by name, with T5's vocabulary; `dataclasses.replace(SIZES["small"], vocab_size=...)` for others."""
+"""The published sizes by name, with T5's vocabulary; `dataclasses.replace` makes others of them."""

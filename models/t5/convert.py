@@ -89,8 +89,8 @@ def our_name(hf: str) -> str:
 def hf_state(state: Mapping[str, Tensor], config: T5Config) -> dict[str, Tensor]:
     """Our state under Hugging Face's names: what `model.safetensors` has to hold, each tensor once.
 
-    `shared.weight` stands for all that is tied to it: transformers fills the two stacks' copies from it, and the head of
-    a tied model. The head of an untied model is kept apart there because both are present and differ.
+    `shared.weight` stands for all that is tied to it: transformers fills the copies of the two stacks from it, and the
+    head of a tied model. The head of an untied model is kept apart there because both are present and differ.
     """
     if ("head.weight" in state) == config.tie_embeddings:
         raise ValueError(_head_mismatch("head.weight" in state, config))
@@ -98,7 +98,7 @@ def hf_state(state: Mapping[str, Tensor], config: T5Config) -> dict[str, Tensor]
 
 
 def our_state(hf_state: Mapping[str, Tensor], config: T5Config) -> dict[str, Tensor]:
-    """The inverse of `hf_state`; copies of the embedding that a checkpoint may hold are compared with it and left out."""
+    """The inverse of `hf_state`; copies of the embedding in a checkpoint must equal it, and are left out."""
     copies = _COPIES_OF_EMBEDDING + (("lm_head.weight",) if config.tie_embeddings else ())
     state = dict(hf_state)
     for name in (name for name in copies if name in state):

@@ -6,8 +6,8 @@ Parameters are NaN until `initialize` or a loaded state fills them, so that a fo
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mixtura.models.t5.config import T5Config
 from mixtura.models.t5.dropout import Dropout, drop
@@ -26,7 +26,8 @@ class Linear(nn.Module):
         self.weight = unfilled(outputs, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        """[..., inputs] -> [..., outputs]."""
+        return functional.linear(x, self.weight)
 
 
 class Embedding(nn.Module):
@@ -37,7 +38,8 @@ class Embedding(nn.Module):
         self.weight = unfilled(rows, width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        """[...] -> [..., width]."""
+        return functional.embedding(ids, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -49,8 +51,9 @@ class RMSNorm(nn.Module):
         self.scale = unfilled(config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model] -> the same."""
         # The kernel itself computes in float32 whatever the dtype, and rounds once.
-        return F.rms_norm(x, self.scale.shape, self.scale, self.epsilon)
+        return functional.rms_norm(x, self.scale.shape, self.scale, self.epsilon)
 
 
 class ReluFeedForward(nn.Module):
@@ -63,7 +66,8 @@ class ReluFeedForward(nn.Module):
         self.wo = Linear(config.d_ff, config.d_model)
 
     def forward(self, x: Tensor, dropout: Dropout | None) -> Tensor:
-        hidden: Tensor = self.wo(drop(F.relu(self.wi(x)), self.site, dropout))
+        """[batch, length, d_model] -> the same."""
+        hidden: Tensor = self.wo(drop(functional.relu(self.wi(x)), self.site, dropout))
         return hidden
 
 
@@ -78,12 +82,12 @@ class GatedGeluFeedForward(nn.Module):
         self.wo = Linear(config.d_ff, config.d_model)
 
     def forward(self, x: Tensor, dropout: Dropout | None) -> Tensor:
-        gated = F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x)
+        """[batch, length, d_model] -> the same."""
+        gated = functional.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x)
         hidden: Tensor = self.wo(drop(gated, self.site, dropout))
         return hidden
 
 
 def feed_forward(config: T5Config, site: int) -> ReluFeedForward | GatedGeluFeedForward:
     """The feed-forward sublayer that the config asks for; `site` numbers its dropout."""
-    kinds = {"relu": ReluFeedForward, "gated-gelu": GatedGeluFeedForward}
-    return kinds[config.feed_forward](config, site)
+    return ReluFeedForward(config, site) if config.feed_forward == "relu" else GatedGeluFeedForward(config, site)

@@ -6,13 +6,14 @@ Parameters and activations have one dtype; norms, softmax and logits are compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mixtura.models.t5.attention import ATTENTION, Attention, AttentionKind, RelativeBias, causal, mask, same_segment
 from mixtura.models.t5.config import T5Config
@@ -42,6 +43,7 @@ class LayerCache:
         return self.keys[:, :, : position + 1], self.values[:, :, : position + 1]
 
     def select(self, rows: Tensor) -> LayerCache:
+        """These rows, as in `DecoderCache.select`."""
         return LayerCache(self.keys[rows], self.values[rows], self.cross_keys[rows], self.cross_values[rows])
 
 
@@ -83,6 +85,7 @@ class EncoderLayer(nn.Module):
         self.self_attention_site, self.feed_forward_site = next(sites), next(sites)
 
     def forward(self, x: Tensor, bias: Tensor, dropout: Dropout | None) -> Tensor:
+        """[batch, length, d_model] -> the same; `bias` holds the position bias and the mask."""
         y = self.self_attention_norm(x)
         y = self.self_attention(y, *self.self_attention.keys_values(y), bias, dropout)
         x = add_dropped(x, y, self.self_attention_site, dropout)
@@ -105,6 +108,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward_site = next(sites)
 
     def forward(self, x: Tensor, encoded: Tensor, bias: Tensor, cross_bias: Tensor, dropout: Dropout | None) -> Tensor:
+        """x [batch, length, d_model] -> the same; `cross_bias` masks positions of `encoded`."""
         y = self.self_attention_norm(x)
         y = self.self_attention(y, *self.self_attention.keys_values(y), bias, dropout)
         x = add_dropped(x, y, self.self_attention_site, dropout)
@@ -133,7 +137,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.relative_bias = RelativeBias(config, bidirectional=True)
         self.input_site = next(sites)
-        self.layers = nn.ModuleList(EncoderLayer(config, sites, attention) for _ in range(config.num_layers))
+        layers = [EncoderLayer(config, sites, attention) for _ in range(config.num_layers)]
+        self.layers = cast("Sequence[EncoderLayer]", nn.ModuleList(layers))
         self.final_norm = RMSNorm(config)
         self.output_site = next(sites)
 
@@ -154,7 +159,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.relative_bias = RelativeBias(config, bidirectional=False)
         self.input_site = next(sites)
-        self.layers = nn.ModuleList(DecoderLayer(config, sites, attention) for _ in range(config.num_decoder_layers))
+        layers = [DecoderLayer(config, sites, attention) for _ in range(config.num_decoder_layers)]
+        self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(layers))
         self.final_norm = RMSNorm(config)
         self.output_site = next(sites)
 
@@ -239,11 +245,12 @@ class T5(nn.Module):
         )
         return self.unembed(hidden)
 
-    def encode(self, tokens: Tensor, segment_ids: Tensor | None = None, *, dropout_keys: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, segment_ids: Tensor | None = None, *, dropout_keys: Tensor | None = None
+    ) -> Tensor:
         """What the decoder looks at, [batch, length, d_model]."""
-        encoded: Tensor = self.encoder(
-            self.embedding(tokens), _segments(tokens, segment_ids), self._dropout(dropout_keys)
-        )
+        segments, dropout = _segments(tokens, segment_ids), self._dropout(dropout_keys)
+        encoded: Tensor = self.encoder(self.embedding(tokens), segments, dropout)
         return encoded
 
     def decode(
@@ -270,8 +277,8 @@ class T5(nn.Module):
         """Logits of hidden states [..., d_model], float32 [..., vocab_size]; tied ones are scaled by d_model^-0.5."""
         hidden = hidden.float()
         if self.head is not None:
-            return F.linear(hidden, self.head.weight.float())
-        return F.linear(hidden * self.config.d_model**-0.5, self.embedding.weight.float())
+            return functional.linear(hidden, self.head.weight.float())
+        return functional.linear(hidden * self.config.d_model**-0.5, self.embedding.weight.float())
 
     def start_decoding(self, encoded: Tensor, encoder_segment_ids: Tensor, max_length: int) -> DecoderCache:
         """A cache for decoding up to `max_length` tokens one by one; every row is one segment."""

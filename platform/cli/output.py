@@ -64,4 +64,5 @@ def bar(share: float, width: int = 30) -> str:
     '██'
     """
     eighths = round(share * width * 8)
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+    parts = ["", *"▏▎▍▌▋▊▉"]
+    return "█" * (eighths // 8) + parts[eighths % 8]

@@ -25,4 +25,4 @@ def train(
     from mixtura.platform.orchestration.train import train_recipe
 
     given = [*(overrides or []), *([f"executor.kind={executor}"] if executor else [])]
-    train_recipe(recipe, config.load(recipe, given), given, TerminalReporter())
+    train_recipe(recipe, config.load(recipe, given), TerminalReporter())

@@ -32,6 +32,8 @@ def examples_rate(examples: int, maximum: float | None = None, temperature: floa
             f"a rate needs temperature > 0, scale >= 0 and examples >= 0, "
             f"found temperature {temperature}, scale {scale}, examples {examples}"
         )
+    if maximum is not None and maximum <= 0:
+        raise ConfigError(f"maximum is {maximum}, so that no task would be drawn: give None for no cap")
     size = examples * scale
     capped = size if maximum is None else min(size, maximum)
     if temperature == 1 or capped == 0:
@@ -71,7 +73,8 @@ def fixed_rates(names: Iterable[str], weights: Mapping[str, float]) -> dict[str,
     >>> fixed_rates(["squad", "rte"], {"rte": 2.5})
     {'squad': 0.0, 'rte': 2.5}
     """
-    return weighted_rates(dict.fromkeys(names, 1.0), {name: weights.get(name, 0.0) for name in {*names, *weights}})
+    rates = weighted_rates(equal_rates(names), weights)
+    return {name: rate if name in weights else 0.0 for name, rate in rates.items()}
 
 
 def weighted_rates(rates: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:

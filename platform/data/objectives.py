@@ -1,13 +1,13 @@
 """What an unsupervised example is: span corruption (Raffel et al. 2020, section 3.1.4; the released code's details).
 
-    text     Thank you for inviting me to your party last week .
-    mask               ^^^ ^^^^^^^^                ^^^^
-    inputs   Thank you <0> me to your party <1> week .
-    targets  <0> for inviting <1> last
+    text     The quick brown fox jumps over the lazy dog
+    noise                ^^^^^ ^^^                 ^^^^ ^^^
+    inputs   The quick <0> jumps over the <1>
+    targets  <0> brown fox <1> lazy dog
 
-Each run of noise becomes one sentinel in the inputs; in the targets each run of kept text does. Since a mask begins
-with kept text and ends in noise (the picture is shortened), the targets have no closing sentinel; the paper's figure
-shows one, and `closing_sentinel` adds it. EOS is added later, by the stream.
+Each run of noise becomes one sentinel in the inputs, each run of kept text one in the targets. A mask begins with
+kept text and ends in noise, so the targets have no closing sentinel; the paper's figure shows one, and
+`closing_sentinel` adds it. EOS is added later, by the stream.
 
 An objective works on a block of pieces at once. Its randomness comes from one 64-bit key per piece.
 """
@@ -87,9 +87,7 @@ def random_segment_lengths(keys: UInt64, items: int, segments: int) -> Int64:
     return np.asarray(np.diff(ends, axis=1))
 
 
-def random_spans_noise_mask(
-    keys: UInt64, length: int, noise_density: float, mean_noise_span_length: float
-) -> Bool:
+def random_spans_noise_mask(keys: UInt64, length: int, noise_density: float, mean_noise_span_length: float) -> Bool:
     """Which tokens are noise, for pieces of one length: [keys, length].
 
     Kept and noise tokens are cut into equally many random spans, which alternate, kept first: so the first token is
@@ -200,7 +198,7 @@ def make_objective(name: str, first_sentinel: int, parameters: Mapping[str, Any]
     """An objective by name, with its parameters as a recipe gives them.
 
     >>> make_objective("span_corruption", 999, {"noise_density": 0.3}).piece_length(64, 64)
-    80
+    79
     """
     if name not in OBJECTIVES:
         raise UnknownNameError("objective", name, OBJECTIVES)

@@ -73,7 +73,8 @@ def _feistel(round_keys: UInt64, points: UInt64, widths: UInt64) -> UInt64:
     low_width = widths >> _ONE
     low_mask = (_ONE << low_width) - _ONE
     high_mask = (_ONE << (widths - low_width)) - _ONE
-    low, high = points & low_mask, points >> low_width
+    low: UInt64 = points & low_mask
+    high: UInt64 = points >> low_width
     for even, odd in zip(round_keys[::2], round_keys[1::2], strict=True):
         high = high ^ (bits(even, low) & high_mask)
         low = low ^ (bits(odd, high) & low_mask)

@@ -36,7 +36,7 @@ def ranges(starts: Int64, lengths: Int64) -> Int64:
     """
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return np.asarray(np.arange(total) + np.repeat(starts - (ends - lengths), lengths), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -50,9 +50,7 @@ class Schedule:
 
     def counts(self, block: int) -> list[int]:
         """How often each task is drawn in a block."""
-        return [
-            self.drawn_before(task, block + 1) - self.drawn_before(task, block) for task in range(len(self.rates))
-        ]
+        return [self.drawn_before(task, block + 1) - self.drawn_before(task, block) for task in range(len(self.rates))]
 
     def draws(self, block: int) -> tuple[Int32, UInt64]:
         """Tasks [draws] and their draw numbers [draws], in the shuffled order of the block.

@@ -27,7 +27,7 @@ Preprocessor = Callable[[Row], Iterable[Row]]
 _SAMPLE_CHARACTERS = 300
 
 
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818 (no error: an answer of a preprocessor)
     """Raised by a preprocessor for a row it leaves out; the reason is a short name that is counted.
 
     >>> Rejected("label is -1").reason
@@ -51,7 +51,8 @@ class Source(Protocol):
     """Raw rows in shards. The same source gives the same shards and rows, in the same order, wherever it is read."""
 
     @property
-    def splits(self) -> tuple[str, ...]: ...
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: `train`, `validation`, `test`, or fewer."""
 
     def shards(self, split: str) -> Sequence[Shard]:
         """The listing of a split, cut by a fixed rule."""
@@ -67,14 +68,18 @@ class Metric(Protocol):
     """A number for a task's answers: see `mixtura.platform.evaluation.metrics`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As it stands in tables and logs, after the task's name."""
 
     @property
-    def higher_is_better(self) -> bool: ...
+    def higher_is_better(self) -> bool:
+        """Which way is up."""
 
-    def __call__(self, predictions: Sequence[Any], targets: Sequence[Any]) -> float: ...
+    def __call__(self, predictions: Sequence[Any], targets: Sequence[Any]) -> float:
+        """The number for all examples, from 0 to 100."""
 
-    def scores(self, predictions: Sequence[Any], targets: Sequence[Any]) -> Sequence[float] | None: ...
+    def scores(self, predictions: Sequence[Any], targets: Sequence[Any]) -> Sequence[float] | None:
+        """What each example scored, where the number is their mean."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class RejectedRow:
     sample: str
 
 
-def answer_as_text(text: str, example: Mapping[str, Any]) -> str:
+def answer_as_text(text: str, example: Mapping[str, Any]) -> str:  # noqa: ARG001 (others need the example)
     """The postprocess function of tasks whose answer is the model's text itself."""
     return text
 
@@ -141,6 +146,7 @@ class Task:
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Those of the source."""
         return self.source.splits
 
     def shards(self, split: str) -> Sequence[Shard]:
@@ -172,9 +178,10 @@ class Task:
         if not preprocessors:
             yield row
             return
-        made = 0
+        made = False
         try:
-            for made, result in enumerate(preprocessors[0](row), start=1):
+            for result in preprocessors[0](row):
+                made = True
                 yield from self._run(result, preprocessors[1:])
         except Rejected as rejected:
             yield rejected

@@ -15,7 +15,6 @@ There is no BOS and no byte fallback: characters that were not covered in traini
 from __future__ import annotations
 
 import io
-import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -179,25 +178,28 @@ def train_vocabulary(
 def write_tokenizer_files(vocabulary: Vocabulary, directory: str | Path) -> list[Path]:
     """Put a vocabulary beside a checkpoint as `transformers` expects it, and return what was written.
 
-    `AutoTokenizer.from_pretrained(directory)` then gives the same ids, followed by EOS.
+    `AutoTokenizer.from_pretrained(directory)` then gives the same ids, followed by EOS. Only where two ways to cut a
+    word have exactly the same score (runs of one symbol: `********`) may the two libraries choose differently.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model, config = directory / "spiece.model", directory / "tokenizer_config.json"
     if not (model.exists() and model.samefile(vocabulary.path)):
         shutil.copyfile(vocabulary.path, model)
-    write_json_atomically(
-        config,
-        {
-            "tokenizer_class": "T5Tokenizer",
-            "pad_token": "<pad>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "extra_ids": vocabulary.extra_ids,
-            "additional_special_tokens": [f"<extra_id_{number}>" for number in range(vocabulary.extra_ids)],
-        },
-    )
+    write_json_atomically(config, tokenizer_config(vocabulary))
     return [model, config]
+
+
+def tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
+    """What tokenizer_config.json says of a vocabulary."""
+    return {
+        "tokenizer_class": "T5Tokenizer",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "extra_ids": vocabulary.extra_ids,
+        "additional_special_tokens": [f"<extra_id_{number}>" for number in range(vocabulary.extra_ids)],
+    }
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class RayBlocks:
     def __init__(
         self,
         stream: MixtureStream,
-        state: dict[int, tuple[int, int]],
+        state: Mapping[int, tuple[int, int]],
         *,
         builder_cpus: float,
         builders: int,
@@ -87,7 +87,7 @@ class RayBlocks:
 
     def _produce(self) -> None:
         try:
-            _quiet_data()
+            quiet_data()
             while not self._closed.is_set():
                 for item in self._run_window():
                     self._deliver(item)
@@ -152,7 +152,8 @@ class RayBlocks:
         return lane, turn, table
 
 
-def _quiet_data() -> None:
+def quiet_data() -> None:
+    """Order kept, no progress bars and no notices on the terminal."""
     from ray.data import DataContext
 
     context = DataContext.get_current()

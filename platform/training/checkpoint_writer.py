@@ -223,7 +223,8 @@ class CheckpointWriter:
         else:
             found = f"step {step} cannot be saved in {self.directory}: {error}"
             change = "Run the same command when that is mended"
-        explained = CheckpointError(f"{found}. Earlier checkpoints are untouched ({newest}). {change}: it goes on there")
+        untouched = f"Earlier checkpoints are untouched ({newest})"
+        explained = CheckpointError(f"{found}. {untouched}. {change}: it goes on there")
         explained.__cause__ = error
         return explained
 

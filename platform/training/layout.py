@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,12 @@ def whole_layout(parameters: Iterable[tuple[str, Tensor]]) -> Layout:
             (Fragment(name, tuple(tensor.shape), tensor.numel(), 0, tensor.numel(), 0),) for name, tensor in named
         ),
     )
+
+
+def unnamed_layout(param_groups: Iterable[Mapping[str, Any]]) -> Layout:
+    """Whole parameters that are only known by their place in an optimizer: "0", "1", ..."""
+    tensors = [tensor for group in param_groups for tensor in group["params"]]
+    return whole_layout((str(index), tensor) for index, tensor in enumerate(tensors))
 
 
 def piece(holder: Tensor, fragment: Fragment) -> Tensor:

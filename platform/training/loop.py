@@ -19,41 +19,34 @@ from torch import Tensor, distributed
 
 from mixtura.platform import random_bits
 from mixtura.platform.errors import TrainingError
+from mixtura.platform.training.engine import Engine
 from mixtura.platform.training.loss import cross_entropy, sum_by_task
-from mixtura.platform.training.snapshot import Snapshot
 
 _MODEL_FEATURES = ("encoder_input_tokens", "decoder_input_tokens", "encoder_segment_ids", "decoder_segment_ids")
-_LOSS_FEATURES = ("decoder_target_tokens", "decoder_loss_weights", "decoder_segment_ids")
+_FEATURES = (*_MODEL_FEATURES, "decoder_target_tokens", "decoder_loss_weights")
 
 
 class Batch(Protocol):
     """This rank's rows of one global batch."""
 
-    features: Mapping[str, npt.NDArray[np.int32]]
-    rows: npt.NDArray[np.int64]
-    segment_tasks: npt.NDArray[np.int32]
-    examples: npt.NDArray[np.int64]
+    @property
+    def features(self) -> Mapping[str, npt.NDArray[np.int32]]:
+        """SeqIO's names to [rows, length]."""
 
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Number of every row within the global batch."""
 
-class Engine(Protocol):
-    """What runs the model and its optimizer; see `engine.py`."""
+    @property
+    def segment_tasks(self) -> npt.NDArray[np.int32]:
+        """Task of segment k + 1 in column k."""
 
-    device: torch.device
+    @property
+    def counters(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Examples, tokens ..., each [tasks]."""
 
-    def begin_step(self, microbatches: int) -> None:
-        """Say how many backward passes make the next step."""
-
-    def forward(self, **features: Any) -> Tensor:
-        """Logits [rows, target length, vocabulary]."""
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this part of the step's loss."""
-
-    def step(self, learning_rate: float) -> Any:
-        """Update the parameters with the gradient summed over microbatches and ranks."""
-
-    def snapshot(self) -> Snapshot:
-        """Copies of this rank's part of the state in host memory."""
+    def fingerprints(self) -> npt.NDArray[np.uint64]:
+        """A hash of every row."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +77,14 @@ class StepReport:
     loss: float
     loss_by_task: dict[str, float]
     learning_rate: float
+    gradient_norm: float
     target_tokens: int
-    examples: dict[str, int]
-    """Examples in the global batch, by task."""
-    trained: dict[str, int]
-    """Examples stepped on since step 0, by task."""
+    trained: dict[str, dict[str, int]]
+    """What was stepped on since step 0: examples, tokens, trimmed tokens ..., each by task."""
     fingerprint: str
     """Hash of the global batch."""
     data_wait_s: float
     step_s: float
-    world_size: int
 
 
 @dataclass
@@ -101,11 +92,10 @@ class Hooks:
     """What happens around the steps; every rank calls all of them, in the same order."""
 
     next_batch: Callable[[], Batch]
-    row_fingerprints: Callable[[Any], npt.NDArray[np.uint64]]
     global_fingerprint: Callable[[npt.NDArray[np.uint64]], str]
     on_step: Callable[[StepReport], None]
-    save: Callable[[int, Mapping[str, int]], None]
-    """Save a checkpoint of this step, with the examples trained by task; and what follows from it."""
+    save: Callable[[int, Mapping[str, Mapping[str, int]]], None]
+    """Save a checkpoint of this step, with what was stepped on so far; and what follows from it."""
     stop_requested: Callable[[], bool] = lambda: False
 
 
@@ -115,7 +105,8 @@ class _Totals:
 
     target_tokens: int
     stop: bool
-    examples: list[int]
+    counters: dict[str, list[int]]
+    """By counter, one number a task."""
     fingerprints: npt.NDArray[np.uint64]
 
 
@@ -127,7 +118,7 @@ class TrainingLoop:
     engine: Engine
     hooks: Hooks
     step: int = 0
-    trained: dict[str, int] = field(default_factory=dict)
+    trained: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def run(self) -> bool:
         """Train to the last step; returns whether it got there, or was asked to stop before."""
@@ -136,10 +127,10 @@ class TrainingLoop:
             batch = self.hooks.next_batch()
             waited = time.perf_counter() - started
             totals = self._totals(batch)
-            losses = self._update(batch, totals)
+            losses, gradient_norm = self._update(batch, totals)
             self._count(totals)
             self.step += 1
-            self._report(losses, totals, waited, time.perf_counter() - started)
+            self._report(losses, gradient_norm, totals, waited, time.perf_counter() - started)
             last = self.step == self.settings.steps
             if last or totals.stop or self.step % self.settings.checkpoint_every == 0:
                 self.hooks.save(self.step, self.trained)
@@ -148,34 +139,39 @@ class TrainingLoop:
         return True
 
     def _totals(self, batch: Batch) -> _Totals:
-        """One sum over the ranks: tokens, the wish to stop, examples by task, and each row's fingerprint in its place."""
+        """One sum over the ranks: tokens, the wish to stop, counters by task, and each row's fingerprint in its place."""
         rows = np.zeros(self.settings.global_batch_size, dtype=np.uint64)
-        rows[batch.rows] = self.hooks.row_fingerprints(batch)
+        rows[batch.rows] = batch.fingerprints()
         tokens = int((batch.features["decoder_loss_weights"] > 0).sum())
-        head = np.array([tokens, self.hooks.stop_requested(), *batch.examples], dtype=np.int64)
-        values = sum_over_ranks(torch.from_numpy(np.concatenate([head, rows.view(np.int64)])), self.engine.device).numpy()
-        tasks = len(self.settings.tasks)
-        return _Totals(int(values[0]), bool(values[1]), values[2 : 2 + tasks].tolist(), values[2 + tasks :].view(np.uint64))
+        names, counts = list(batch.counters), np.stack(list(batch.counters.values()))
+        head = np.array([tokens, self.hooks.stop_requested()], dtype=np.int64)
+        values = torch.from_numpy(np.concatenate([head, counts.reshape(-1), rows.view(np.int64)]))
+        summed = sum_over_ranks(values.to(self.engine.device)).cpu().numpy()
+        counters = summed[2 : 2 + counts.size].reshape(counts.shape).tolist()
+        fingerprints = summed[2 + counts.size :].view(np.uint64)
+        return _Totals(int(summed[0]), bool(summed[1]), dict(zip(names, counters, strict=True)), fingerprints)
 
-    def _update(self, batch: Batch, totals: _Totals) -> npt.NDArray[np.float64]:
-        """Forward, backward and one optimizer update; returns [2, tasks]: loss sums and target tokens by task."""
+    def _update(self, batch: Batch, totals: _Totals) -> tuple[npt.NDArray[np.float64], float]:
+        """Forward, backward and one optimizer update.
+
+        Returns [2, tasks], the loss sums and target tokens by task, and the gradient's norm.
+        """
         settings = self.settings
         padded = settings.global_batch_size * settings.targets_length
         divisor = padded if settings.normalizer == "padded_targets" else max(1, totals.target_tokens)
-        sums = torch.zeros(2, len(settings.tasks), dtype=torch.float64)
+        sums = torch.zeros(2, len(settings.tasks), dtype=torch.float64, device=self.engine.device)
         self.engine.begin_step(settings.microbatches)
         for microbatch in self._microbatches(batch):
             logits = self.engine.forward(**{name: microbatch[name] for name in (*_MODEL_FEATURES, "dropout_keys")})
-            targets, weights = microbatch["decoder_target_tokens"], microbatch["decoder_loss_weights"].float()
+            targets, weights = microbatch["decoder_target_tokens"], microbatch["decoder_loss_weights"]
             loss, per_token = cross_entropy(
                 logits, targets, weights, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing
             )
             self.engine.backward(loss / divisor)
-            sums += sum_by_task(per_token, weights, microbatch["tasks"], len(settings.tasks)).double().cpu()
-        sums = sum_over_ranks(sums, self.engine.device)
+            sums += sum_by_task(per_token, weights, microbatch["tasks"], len(settings.tasks))
+        sums = sum_over_ranks(sums).cpu()
         self._refuse_non_finite(sums)
-        self.engine.step(settings.learning_rate(self.step))
-        return sums.numpy()
+        return sums.numpy(), self.engine.step(settings.learning_rate(self.step))
 
     def _microbatches(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
         size, device = self.settings.microbatch_size, self.engine.device
@@ -183,8 +179,7 @@ class TrainingLoop:
         keys = random_bits.derive(seeded, self.step, batch.rows).view(np.int64)
         for start in range(0, self.settings.microbatches * size, size):
             rows = slice(start, start + size)
-            names = {*_MODEL_FEATURES, *_LOSS_FEATURES}
-            arrays: dict[str, npt.NDArray[Any]] = {name: batch.features[name][rows] for name in names}
+            arrays: dict[str, npt.NDArray[Any]] = {name: batch.features[name][rows] for name in _FEATURES}
             arrays["tasks"] = tasks_of_tokens(batch.segment_tasks[rows], arrays["decoder_segment_ids"])
             arrays["dropout_keys"] = keys[rows]
             if not len(arrays["dropout_keys"]):
@@ -194,8 +189,8 @@ class TrainingLoop:
     def _padding_row(self) -> dict[str, npt.NDArray[Any]]:
         inputs = np.zeros((1, self.settings.inputs_length), dtype=np.int32)
         targets = np.zeros((1, self.settings.targets_length), dtype=np.int32)
-        lengths = {name: inputs if name.startswith("encoder") else targets for name in (*_MODEL_FEATURES, *_LOSS_FEATURES)}
-        return {**lengths, "tasks": np.full_like(targets, -1), "dropout_keys": np.zeros(1, dtype=np.int64)}
+        features = {name: inputs if name.startswith("encoder") else targets for name in _FEATURES}
+        return {**features, "tasks": np.full_like(targets, -1), "dropout_keys": np.zeros(1, np.int64)}
 
     def _refuse_non_finite(self, sums: Tensor) -> None:
         if bool(torch.isfinite(sums).all()):
@@ -207,10 +202,14 @@ class TrainingLoop:
         )
 
     def _count(self, totals: _Totals) -> None:
-        for task, count in zip(self.settings.tasks, totals.examples, strict=True):
-            self.trained[task] = self.trained.get(task, 0) + int(count)
+        for name, counts in totals.counters.items():
+            by_task = self.trained.setdefault(name, dict.fromkeys(self.settings.tasks, 0))
+            for task, count in zip(self.settings.tasks, counts, strict=True):
+                by_task[task] += count
 
-    def _report(self, losses: npt.NDArray[np.float64], totals: _Totals, waited_s: float, step_s: float) -> None:
+    def _report(
+        self, losses: npt.NDArray[np.float64], gradient_norm: float, totals: _Totals, waited_s: float, step_s: float
+    ) -> None:
         by_task = {
             task: float(loss / tokens)
             for task, loss, tokens in zip(self.settings.tasks, losses[0], losses[1], strict=True)
@@ -222,13 +221,12 @@ class TrainingLoop:
                 loss=float(losses[0].sum() / max(1.0, losses[1].sum())),
                 loss_by_task=by_task,
                 learning_rate=self.settings.learning_rate(self.step - 1),
+                gradient_norm=gradient_norm,
                 target_tokens=totals.target_tokens,
-                examples=dict(zip(self.settings.tasks, totals.examples, strict=True)),
-                trained=dict(self.trained),
+                trained={name: dict(counts) for name, counts in self.trained.items()},
                 fingerprint=self.hooks.global_fingerprint(totals.fingerprints),
                 data_wait_s=waited_s,
                 step_s=step_s,
-                world_size=distributed.get_world_size() if distributed.is_initialized() else 1,
             )
         )
 
@@ -247,13 +245,11 @@ def tasks_of_tokens(
     return np.take_along_axis(padded, segment_ids.astype(np.int64), axis=1)
 
 
-def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
-    """The sum of a small tensor over all ranks, on every rank, in host memory."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return values
-    moved = values.to(device)
-    distributed.all_reduce(moved)
-    return moved.cpu()
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a small tensor over all ranks, on every rank."""
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        distributed.all_reduce(values)
+    return values
 
 
 def microbatches_per_step(rows_per_rank: Sequence[int], microbatch_size: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixtura.platform.errors import ConfigError, UnknownNameError
 from mixtura.platform.training.adafactor import Adafactor
-from mixtura.platform.training.layout import Layout, StateOfParameters, cut, piece, state_of, whole_layout
+from mixtura.platform.training.layout import Layout, StateOfParameters, cut, piece, state_of, unnamed_layout
 
 __all__ = ["Adafactor", "AdamW", "OptimizerSettings", "PartitionedOptimizer", "create_optimizer"]
 
@@ -40,7 +40,7 @@ class PartitionedOptimizer(Protocol):
 
 
 class AdamW(torch.optim.AdamW):
-    """PyTorch's AdamW, whose state can be taken and given by parameter.
+    """PyTorch's AdamW, whose state can be taken and given by parameter; see Adafactor for `bind`.
 
     Its arithmetic is elementwise, so it needs no knowledge of where a matrix is cut. Weight decay is decoupled and, as
     in PyTorch, applies to every parameter.
@@ -56,18 +56,26 @@ class AdamW(torch.optim.AdamW):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        tensors = [tensor for group in self.param_groups for tensor in group["params"]]
-        self.bind(whole_layout((str(index), tensor) for index, tensor in enumerate(tensors)))
+        self.update_count = 0
+        self._layout: Layout | None = None
 
     def bind(self, layout: Layout) -> None:
         """Take the partition map; both moments begin at zero."""
         self._layout = layout
         self.update_count = 0
-        self._reset_state()
+        self._reset_state(layout)
 
-    def _reset_state(self) -> None:
+    def _bound(self) -> Layout:
+        """The partition map; where there is none the tensors are whole parameters."""
+        if self._layout is not None:
+            return self._layout
+        layout = unnamed_layout(self.param_groups)
+        self.bind(layout)
+        return layout
+
+    def _reset_state(self, layout: Layout) -> None:
         self.state.clear()
-        for holder in self._layout.holders:
+        for holder in layout.holders:
             self.state[holder] = {
                 "step": torch.tensor(float(self.update_count)),
                 "exp_avg": torch.zeros_like(holder, requires_grad=False),
@@ -76,6 +84,7 @@ class AdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         """One update with the gradients that the tensors hold."""
+        self._bound()
         result = super().step(closure)
         self.update_count += 1
         return result
@@ -84,7 +93,7 @@ class AdamW(torch.optim.AdamW):
         """Flat `exp_avg` and `exp_avg_sq` of the fragments here."""
         return {
             fragment.name: {key: piece(self.state[holder][key], fragment) for key in ("exp_avg", "exp_avg_sq")}
-            for holder, fragment in self._layout
+            for holder, fragment in self._bound()
             if fragment.length
         }
 
@@ -95,9 +104,10 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def load_state(self, state: StateOfParameters, update_count: int) -> None:
         """Take state in coordinates of whole parameters, written at any stage and world size."""
+        layout = self._bound()
         self.update_count = update_count
-        self._reset_state()
-        for holder, fragment in self._layout:
+        self._reset_state(layout)
+        for holder, fragment in layout:
             if fragment.length:
                 for key in ("exp_avg", "exp_avg_sq"):
                     source = cut(state_of(state, fragment.name, key), fragment)

@@ -38,7 +38,7 @@ def constant(learning_rate: float) -> Schedule:
     0.001
     """
 
-    def rate(step: int) -> float:
+    def rate(_: int) -> float:
         return learning_rate
 
     return rate

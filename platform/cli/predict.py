@@ -1,0 +1,39 @@
+"""`mixtura predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixtura.platform.cli.arguments import Root
+
+
+def predict(
+    checkpoint: Annotated[str, typer.Argument(help="RUN@STEP, RUN@best, RUN@last, or a checkpoint's folder.")],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts to answer.", show_default=False)] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="A file with one text a line; without it and texts, standard input.")
+    ] = None,
+    decode_length: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 128,
+    root: Root = "runs",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each text.")] = False,
+) -> None:
+    """Answer texts with a checkpoint: text in, text out.
+
+    Example: mixtura predict quickstart@best "name docstring: Return the size of a file in bytes."
+    """
+    from mixtura.platform.errors import RequestError
+    from mixtura.platform.orchestration.predict import answers
+    from mixtura.platform.orchestration.select import checkpoint_path
+    from mixtura.platform.workspace import workspace
+
+    if input_file is not None and not input_file.is_file():
+        raise RequestError(f"texts were to be read from {input_file}, but there is no such file")
+    path = checkpoint_path(workspace(root), checkpoint)
+    given = text or (input_file.read_text() if input_file is not None else sys.stdin.read()).splitlines()
+    for asked, answer in zip(given, answers(path, given, decode_length), strict=True):
+        sys.stdout.write((json.dumps({"input": asked, "output": answer}, ensure_ascii=False) if as_json else answer) + "\n")

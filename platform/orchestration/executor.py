@@ -1,0 +1,68 @@
+"""Where the functions of the other rooms run: in this process, or on a Ray cluster with the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mixtura.platform.data.lanes import InlineBlocks
+from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
+from mixtura.platform.orchestration.worker import Rank, TrainPlan
+
+Job = dict[str, Any]
+
+
+class Executor(Protocol):
+    """Runs functions many times; decides nothing about their results."""
+
+    def describe(self) -> str:
+        """Where the work runs, in one line."""
+
+    def map_shards(self, function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
+        """Call a function on every job; results in any order."""
+
+    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
+        """Run evaluation jobs; results in their order."""
+
+    def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:
+        """Train to the last step; False where the run was asked to stop before it."""
+
+
+class InlineExecutor:
+    """Everything in this process, one after the other, without Ray."""
+
+    def describe(self) -> str:
+        """Where the work runs."""
+        return "inline: this process, without Ray"
+
+    def map_shards(self, function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
+        """One job after the other."""
+        return map(function, jobs)
+
+    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
+        """One job after the other."""
+        return [run_job(job) for job in jobs]
+
+    def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:
+        """Train as the only rank."""
+        from mixtura.platform.training.engine import initialize_distributed_single_process
+
+        initialize_distributed_single_process()
+        rank = Rank(
+            plan,
+            rank=0,
+            world_size=1,
+            make_blocks=lambda stream, _: InlineBlockSource(stream),
+            evaluate=lambda path, step: evaluation_events(Path(plan.run), path, step, validation, self.evaluate),
+        )
+        return rank.train()
+
+
+class InlineBlockSource(InlineBlocks):
+    """Blocks built in this process when they are asked for."""
+
+    statistics = ""
+
+    def close(self) -> None:
+        """Nothing runs ahead, so nothing has to stop."""

@@ -1,0 +1,186 @@
+"""The Ray executor: Ray Data prepares and builds blocks, Ray Train holds the ranks, actors evaluate."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mixtura.platform.errors import MixturaError, TrainingError
+from mixtura.platform.orchestration.blocks import RayBlocks, quiet_data
+from mixtura.platform.orchestration.cluster import Ledger
+from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
+from mixtura.platform.orchestration.executor import Job
+from mixtura.platform.orchestration.worker import Rank, TrainPlan, write_failure
+from mixtura.platform.workspace import Run
+
+_DAY_S = 24 * 3600
+
+
+class RayExecutor:
+    """Runs functions on the cluster that this process is connected to, within a ledger."""
+
+    def __init__(self, ledger: Ledger, max_failures: int, shards_at_once: int, blocks_per_lane: int) -> None:
+        self.ledger, self.max_failures = ledger, max_failures
+        self.shards_at_once, self.blocks_per_lane = shards_at_once, blocks_per_lane
+        self._evaluators: list[Any] = []
+
+    def describe(self) -> str:
+        """Where the work runs."""
+        return f"Ray: {self.ledger.describe()}"
+
+    def map_shards(self, function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
+        """Ray Data maps the function over the jobs, a task for each."""
+        if not jobs:
+            return
+        import ray.data
+
+        quiet_data()
+        share = min(1.0, self.ledger.cpus / self.shards_at_once)
+        requests = [{"job": json.dumps(job)} for job in jobs]
+        dataset = ray.data.from_items(requests, override_num_blocks=len(requests)).map(
+            partial(_call_as_json, function=function), num_cpus=share, concurrency=self.shards_at_once
+        )
+        try:
+            for row in dataset.iter_rows():
+                yield json.loads(row["result"])
+        except ray.exceptions.RayTaskError as error:
+            raise _own_error(error) from None
+
+    def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
+        """Share the jobs among the evaluators."""
+        return evaluate_on(self.evaluators(), jobs)
+
+    def evaluators(self) -> list[Any]:
+        """The evaluator actors, started when first needed; they keep the model of the last checkpoint."""
+        import ray
+
+        if not self._evaluators:
+            kind = ray.remote(num_cpus=self.ledger.evaluator_cpus, max_restarts=-1, max_task_retries=3)(Evaluator)
+            self._evaluators = [kind.remote() for _ in range(self.ledger.evaluators)]
+        return self._evaluators
+
+    def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:
+        """One Ray Train run; a worker that dies makes all ranks go on from the last verified checkpoint."""
+        import ray.train
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        run, ledger = Run(Path(plan.run)), self.ledger
+        for name in ("outcome.json", "failure.json"):
+            (run.path / name).unlink(missing_ok=True)
+        gpu = ledger.worker_gpus > 0
+        resources = {"CPU": ledger.worker_cpus, **({"GPU": ledger.worker_gpus} if gpu else {})}
+        environment = {"OMP_NUM_THREADS": str(plan.threads), **({} if gpu else {"DS_ACCELERATOR": "cpu"})}
+        trainer = TorchTrainer(
+            _train_rank,
+            train_loop_config={
+                "plan": plan.__dict__,
+                "validation": [job.__dict__ for job in validation],
+                "evaluators": self.evaluators() if validation else [],
+                "builder_cpus": ledger.builder_cpus,
+                "builders": ledger.builders,
+                "blocks_per_lane": self.blocks_per_lane,
+            },
+            scaling_config=ScalingConfig(num_workers=ledger.workers, use_gpu=gpu, resources_per_worker=resources),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=_DAY_S),
+            run_config=RunConfig(
+                name=f"attempt-{plan.attempt:04d}",
+                storage_path=str(run.path / "ray"),
+                failure_config=FailureConfig(max_failures=self.max_failures),
+                worker_runtime_env={"env_vars": environment},
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            _raise_failure(run)
+            raise TrainingError(
+                f"the workers of run {run.name!r} failed {self.max_failures + 1} times: {_last_line(str(error))}\n"
+                f"Everything committed is kept; the workers' logs are below {run.path / 'ray'}"
+            ) from error
+        _raise_failure(run)
+        return bool(json.loads((run.path / "outcome.json").read_text())["finished"])
+
+
+class Evaluator:
+    """A process that answers evaluation jobs."""
+
+    def __init__(self) -> None:
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+
+    def run(self, job: Job) -> Job:
+        """One job."""
+        return run_job(EvaluationJob(**job))
+
+
+def evaluate_on(evaluators: Sequence[Any], jobs: Sequence[EvaluationJob]) -> list[Job]:
+    """Jobs on actors, each taking the next one when it is free; results in the order of the jobs."""
+    import ray
+    from ray.util import ActorPool
+
+    try:
+        results: list[Job] = list(ActorPool(evaluators).map(lambda actor, job: actor.run.remote(job.__dict__), jobs))
+    except ray.exceptions.RayTaskError as error:
+        raise _own_error(error) from None
+    return results
+
+
+def _call_as_json(row: dict[str, Any], function: Callable[[Job], Job]) -> dict[str, Any]:
+    return {"result": json.dumps(function(json.loads(row["job"])))}
+
+
+def _train_rank(given: dict[str, Any]) -> None:
+    """What Ray Train runs in each worker."""
+    import ray.train
+
+    plan = TrainPlan(**given["plan"])
+    run, context = Run(Path(plan.run)), ray.train.get_context()
+    if (run.path / "failure.json").exists():
+        return  # trying again would only meet the same error; the driver reports it
+    validation = [EvaluationJob(**job) for job in given["validation"]]
+    rank = Rank(
+        plan,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        make_blocks=lambda stream, state: RayBlocks(
+            stream,
+            state,
+            builder_cpus=given["builder_cpus"],
+            builders=given["builders"],
+            blocks_per_lane=given["blocks_per_lane"],
+        ),
+        evaluate=lambda path, step: evaluation_events(
+            run.path, path, step, validation, partial(evaluate_on, given["evaluators"])
+        ),
+    )
+    try:
+        finished = rank.train()
+    except MixturaError as error:
+        write_failure(run, error)
+        raise
+    if rank.rank == 0:
+        (run.path / "outcome.json").write_text(json.dumps({"finished": finished}))
+
+
+def _raise_failure(run: Run) -> None:
+    path = run.path / "failure.json"
+    if path.exists():
+        facts = json.loads(path.read_text())
+        error = TrainingError(facts["error"])
+        error.exit_code = facts["exit_code"]
+        raise error
+
+
+def _own_error(error: Any) -> Exception:
+    """The error that a task raised, where it is one of ours; otherwise what Ray made of it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, MixturaError) else error
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,67 @@
+"""What a run came to: the table on the test split, and the commands that come next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mixtura.platform.orchestration.select import best_checkpoint
+from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.training.checkpoint import list_checkpoints
+from mixtura.platform.workspace import Run, Workspace
+
+
+def summary_line(run: Run) -> str:
+    """How far the run is."""
+    saved = list_checkpoints(run.checkpoints)
+    steps = run.config().training.steps
+    if not saved:
+        return f"0 of {steps} steps, no checkpoint yet"
+    return f"{saved[-1].step} of {steps} steps, {len(saved)} checkpoints"
+
+
+def result_table(run: Run) -> list[dict[str, Any]]:
+    """A row for each task and metric on the test split, the newest measurement of each, beside its trivial baseline."""
+    newest: dict[tuple[str, str], EvaluationResult] = {}
+    for record in read_events(run.events):
+        if isinstance(record, EvaluationResult) and record.split == "test":
+            newest[record.task, record.metric] = record
+    return [_row(record) for record in newest.values()]
+
+
+def _row(record: EvaluationResult) -> dict[str, Any]:
+    beaten = record.baseline is not None and record.low is not None and record.low > record.baseline
+    return {
+        "task": record.task,
+        "metric": record.metric,
+        "baseline": record.baseline,
+        "baseline's rule": record.baseline_rule,
+        "result": record.value,
+        "95 % interval": f"{record.low:.1f} to {record.high:.1f}",
+        "rows": record.examples,
+        "step": record.step,
+        "beats the baseline": "yes" if beaten else "no",
+    }
+
+
+def next_commands(space: Workspace, run: Run) -> list[str]:
+    """Commands that a person may want now; they can be pasted as they stand."""
+    root = "" if space.root.name == "runs" and space.root.parent.samefile(".") else f" --root {space.root}"
+    best = best_checkpoint(run)
+    return [
+        f"mixtura ui{root}   # pick a checkpoint in MLflow",
+        f"mixtura checkpoints list {run.name}{root}",
+        f'mixtura predict {run.name}@{best.step}{root} "{_example(run, best.step)}"',
+    ]
+
+
+def _example(run: Run, step: int) -> str:
+    """An input that the run was asked in its evaluation, short enough to paste."""
+    import json
+
+    for path in sorted((run.predictions / f"step-{step:06d}").glob("*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                text = str(json.loads(line)["inputs"])
+                if len(text) < 90 and not set(text) & set("\"'`$\\!\n"):
+                    return text
+    return "a text"

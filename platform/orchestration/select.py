@@ -1,0 +1,59 @@
+"""From a checkpoint's name to its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixtura.platform.errors import CheckpointError, RequestError, UnknownNameError
+from mixtura.platform.tracking.records import read_events
+from mixtura.platform.tracking.selection import best_on_average, best_per_task, scores
+from mixtura.platform.training.checkpoint import CheckpointInfo, list_checkpoints, verify
+from mixtura.platform.workspace import CheckpointName, Run, Workspace, parse_checkpoint
+
+
+def checkpoint_path(space: Workspace, text: str) -> Path:
+    """The verified folder that a name means: a folder, `RUN@STEP`, `RUN@last`, `RUN@best` or `RUN@best-TASK`."""
+    named = parse_checkpoint(text)
+    path = _of_run(space, named).path if isinstance(named, CheckpointName) else named
+    verify(path)
+    return path
+
+
+def _of_run(space: Workspace, named: CheckpointName) -> CheckpointInfo:
+    run = space.existing_run(named.run)
+    saved = list_checkpoints(run.checkpoints)
+    if not saved:
+        raise RequestError(f"run {run.name!r} has no checkpoint yet")
+    if named.which == "last":
+        return saved[-1]
+    if named.which == "best":
+        return best_checkpoint(run)
+    if named.which.startswith("best-"):
+        best = best_per_task(scores(read_events(run.events)))
+        task = named.which.removeprefix("best-")
+        if task not in best:
+            raise UnknownNameError("evaluated task", task, best, where=f" in run {run.name!r}")
+        return _at(run, best[task].step)
+    if not named.which.isdigit():
+        raise RequestError(f"{named.run}@{named.which}: after '@' comes a step, 'last', 'best' or 'best-TASK'")
+    return _at(run, int(named.which))
+
+
+def best_checkpoint(run: Run) -> CheckpointInfo:
+    """The checkpoint that is best on average on validation; the last one where nothing was evaluated."""
+    best = best_on_average(scores(read_events(run.events)))
+    saved = list_checkpoints(run.checkpoints)
+    if best is None:
+        if not saved:
+            raise CheckpointError(f"run {run.name!r} has no checkpoint")
+        return saved[-1]
+    return _at(run, best.step)
+
+
+def _at(run: Run, step: int) -> CheckpointInfo:
+    saved = list_checkpoints(run.checkpoints)
+    for info in saved:
+        if info.step == step:
+            return info
+    there = ", ".join(str(info.step) for info in saved) or "none"
+    raise UnknownNameError("checkpoint", f"{run.name}@{step}", [f"{run.name}@{info.step}" for info in saved], f" (steps: {there})")

@@ -1,0 +1,47 @@
+"""Where a run's records go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mixtura.platform.config import Config
+from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
+from mixtura.platform.workspace import Run, Workspace
+from mixtura.tasks import get_task
+
+EXPERIMENT = "mixtura"
+
+
+def tracker_of(space: Workspace, run: Run, config: Config, parent_run_id: str | None = None) -> MlflowTracker:
+    """The run in the workspace's MLflow store, nested in another one for a trial of a search."""
+    return MlflowTracker(
+        config.tracking.uri or space.tracking_uri,
+        EXPERIMENT,
+        run.name,
+        run.path / "mlflow.json",
+        params=parameters(config.to_dict()),
+        tags={"mixtura.identity": config.identity(), "mixtura.folder": str(run.path)},
+        tasks=evaluated_tasks(config),
+        parent_run_id=parent_run_id,
+    )
+
+
+def evaluated_tasks(config: Config) -> tuple[str, ...]:
+    """The tasks of a mixture that have a metric."""
+    return tuple(name for name in config.mixture.tasks if get_task(name).metrics)
+
+
+def parameters(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A tree of settings as flat parameters.
+
+    >>> parameters({"training": {"steps": 10}})
+    {'training.steps': '10'}
+    """
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= parameters(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat

@@ -1,0 +1,220 @@
+"""The driver of a training run: prepare, show the mixture, train, watch, measure the best checkpoint, say what is next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mixtura.platform.config import Config, recipe_name
+from mixtura.platform.data.stream import StreamSpec
+from mixtura.platform.errors import MixturaError, RunError
+from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
+from mixtura.platform.orchestration.evaluate import evaluation_events, jobs_for
+from mixtura.platform.orchestration.executor import Executor, InlineExecutor
+from mixtura.platform.orchestration.mixture import mixture_table, readable, stream_spec
+from mixtura.platform.orchestration.prepare import Prepared, prepare
+from mixtura.platform.orchestration.reporter import Reporter
+from mixtura.platform.orchestration.result import next_commands, result_table, summary_line
+from mixtura.platform.orchestration.select import best_checkpoint, checkpoint_path
+from mixtura.platform.orchestration.track import tracker_of
+from mixtura.platform.orchestration.watch import Watcher
+from mixtura.platform.orchestration.worker import TrainPlan
+from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
+from mixtura.platform.tracking.tracker import Tailer
+from mixtura.platform.training.checkpoint import list_checkpoints
+from mixtura.platform.workspace import Run, Workspace, workspace
+
+
+@contextlib.contextmanager
+def executor_for(config: Config) -> Iterator[Executor]:
+    """The executor that a recipe asks for, connected while the context lasts."""
+    if config.executor.kind == "inline":
+        yield InlineExecutor()
+        return
+    from mixtura.platform.orchestration.cluster import connected
+    from mixtura.platform.orchestration.on_ray import RayExecutor
+
+    with connected(config.executor) as ledger:
+        yield RayExecutor(ledger, config.executor.max_failures, config.data.shards, config.data.prefetch_blocks)
+
+
+def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
+    """Train a recipe to its last step, from wherever its run stands; a run that is done says so."""
+    space = workspace(config.run.root)
+    run = space.run(config.run.name or recipe_name(recipe))
+    with run.held():
+        if is_done(run, config):
+            reporter.line(f"run {run.name!r} is done: {summary_line(run)}")
+            show_result(space, run, reporter)
+            return
+        attempt = run.begin(recipe, config)
+        describe(run, recipe, config, attempt, reporter)
+        try:
+            with disk_full_is_an_answer(run.path, "training"), executor_for(config) as executor:
+                Training(space, run, config, executor, reporter, attempt).go()
+        except BaseException as error:
+            reporter.settle()
+            run.set_status("failed" if isinstance(error, Exception) else "resumable")
+            raise
+
+
+def is_done(run: Run, config: Config) -> bool:
+    """Whether the run was finished with these settings, and has no more steps to do now."""
+    facts = run.facts()
+    if facts.get("status") != "done" or facts.get("identity") != config.identity():
+        return False
+    saved = list_checkpoints(run.checkpoints)
+    return bool(saved) and saved[-1].step >= config.training.steps
+
+
+def describe(run: Run, recipe: str, config: Config, attempt: int, reporter: Reporter) -> None:
+    """Print the whole resolved configuration, a line for each section."""
+    reporter.line(f"run {run.name!r} of recipe {recipe!r} in {run.path}, attempt {attempt}")
+    for name, section in config.to_dict().items():
+        values = json.dumps(section, ensure_ascii=False)[1:-1].replace('"', "")
+        reporter.line(f"  {name:<12}{values}")
+    reporter.line(f"identity {config.identity()} (hash of all settings that decide the result)")
+
+
+@dataclass
+class Training:
+    """One attempt of a run."""
+
+    space: Workspace
+    run: Run
+    config: Config
+    executor: Executor
+    reporter: Reporter
+    attempt: int
+
+    def go(self) -> None:
+        """Prepare, train, and if the last step was reached, measure."""
+        self.reporter.line(self.executor.describe())
+        prepared = prepare(self.config, self.space, self.executor.map_shards, self.reporter)
+        spec = stream_spec(self.config, prepared)
+        keep_stream(self.run, spec)
+        notes = f"stream {spec.fingerprint}"
+        self.reporter.table("Mixture", readable(mixture_table(self.config, spec)), notes)
+        (self.run.path / "stop").unlink(missing_ok=True)
+        with self._tracked(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
+            with stop_on_signals(self.run, self.reporter):
+                finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
+            watcher.look()
+            self.reporter.settle()
+            if finished:
+                self._measure_best(prepared)
+        self._say_the_end(finished)
+
+    def _tracked(self) -> Tailer[MlflowTracker]:
+        """Everything that the run reports goes on to MLflow, from this process alone."""
+        return Tailer(self.run.events, lambda: tracker_of(self.space, self.run, self.config), interval_s=2.0)
+
+    def _plan(self, prepared: Prepared, spec: StreamSpec) -> TrainPlan:
+        fork = self.config.run.fork
+        return TrainPlan(
+            config=self.config.to_dict(),
+            run=str(self.run.path),
+            stream=spec.to_dict(),
+            vocabulary=str(prepared.vocabulary),
+            attempt=self.attempt,
+            fork=None if fork is None else str(checkpoint_path(self.space, fork)),
+        )
+
+    def _validation(self, prepared: Prepared) -> list[Any]:
+        return jobs_for(self.config, prepared, "validation")
+
+    def _measure_best(self, prepared: Prepared) -> None:
+        jobs = jobs_for(self.config, prepared, "test")
+        if self.config.evaluation.when == "after":
+            self._validate_all(prepared)
+        best = best_checkpoint(self.run)
+        if not (jobs and self.config.evaluation.test):
+            return
+        self.reporter.line(f"measuring the best checkpoint on average, of step {best.step}, on the test split")
+        evaluation_events(self.run.path, best.path, best.step, jobs, self.executor.evaluate)
+
+    def _validate_all(self, prepared: Prepared) -> None:
+        for info in list_checkpoints(self.run.checkpoints):
+            evaluation_events(self.run.path, info.path, info.step, self._validation(prepared), self.executor.evaluate)
+
+    def _say_the_end(self, finished: bool) -> None:
+        if not finished:
+            self.run.set_status("resumable")
+            self.reporter.line(f"run {self.run.name!r} was stopped and is resumable: {summary_line(self.run)}")
+            self.reporter.line("the same command goes on from there")
+            return
+        self.run.set_status("done")
+        for text in self._data_statistics():
+            self.reporter.line(text)
+        show_result(self.space, self.run, self.reporter)
+
+    def _data_statistics(self) -> Iterator[str]:
+        """Ray Data's account of the last window of each rank, operators only."""
+        for path in sorted(self.run.path.glob("ray-data-rank-*.txt")):
+            yield f"Ray Data, last window of {path.stem.removeprefix('ray-data-')} (whole account in {path}):"
+            for line in path.read_text().splitlines():
+                if line.startswith("Operator") or "wall time" in line or "num rows per block" in line:
+                    yield f"  {line.strip()}"
+
+
+def keep_stream(run: Run, spec: StreamSpec) -> None:
+    """Store what the stream is a function of; refuse to go on with another one."""
+    path = run.path / "stream.json"
+    if path.exists() and list_checkpoints(run.checkpoints):
+        before = StreamSpec.from_dict(json.loads(path.read_text()))
+        if before.fingerprint != spec.fingerprint:
+            raise RunError(
+                f"run {run.name!r} was begun on another stream ({_difference(before, spec)}): the data, the vocabulary "
+                "or the Python that its text comes from changed. Start another run with run.name=NAME"
+            )
+    write_json_atomically(path, spec.to_dict())
+
+
+def _difference(before: StreamSpec, after: StreamSpec) -> str:
+    old, new = before.to_dict(), after.to_dict()
+    tasks = [
+        f"the cache of {was['name']} is now {Path(now['cache']).name}, was {Path(was['cache']).name}"
+        for was, now in zip(old.pop("tasks"), new.pop("tasks"), strict=False)
+        if Path(was["cache"]).name != Path(now["cache"]).name
+    ]
+    rest = [f"{name} is now {new[name]}, was {old[name]}" for name in old if old[name] != new[name]]
+    return "; ".join([*tasks, *rest]) or "other tasks or rates"
+
+
+@contextlib.contextmanager
+def stop_on_signals(run: Run, reporter: Reporter) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the run to save and end after the current step; a second Ctrl-C ends it at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if (run.path / "stop").exists() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        (run.path / "stop").write_text(f"{signal.Signals(number).name} at {time.time():.0f}\n")
+        reporter.line("stopping: the current step is finished and saved; Ctrl-C again ends at once")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in before:
+            signal.signal(number, ask)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show_result(space: Workspace, run: Run, reporter: Reporter) -> None:
+    """The table on the test split, and what to do next, as commands that can be pasted."""
+    rows = result_table(run)
+    if rows:
+        reporter.table("Test split, best checkpoint on average", rows, "the interval is the 95 % bootstrap over examples")
+    reporter.line("next:")
+    for command in next_commands(space, run):
+        reporter.line(f"  {command}")
+
+

@@ -1,0 +1,473 @@
+"""The MLflow tracker: a run's curves, its checkpoints as models, and which of them are best.
+
+    experiment
+      run "quickstart"                      curves, parameters, a table of its checkpoints as description
+        nested run "quickstart@100"         the checkpoint's row in the table behind `pages.checkpoint_link`
+          model "quickstart-step-000100"    its LoggedModel: where the files are, headline metrics, best for what
+    registered model "quickstart"           aliases champion, best-TASK
+
+Nothing is stored twice and nothing is lost, whenever the process dies: times come from the records, so that MLflow
+takes the same point only once; whatever is created is looked for first; `mlflow.json` in the run's folder, written in
+one piece after every round, says how far the events were taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixtura.platform.errors import ResourceError
+from mixtura.platform.files import write_json_atomically
+from mixtura.platform.tracking import pages
+from mixtura.platform.tracking.records import (
+    CheckpointCommitted,
+    EvaluationResult,
+    Note,
+    Record,
+    RunFinished,
+    RunStarted,
+    TrainPoint,
+    evaluation_results,
+)
+from mixtura.platform.tracking.selection import (
+    AVERAGE,
+    CheckpointScores,
+    best_for,
+    best_on_average,
+    best_per_task,
+    pareto_front,
+    scores,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Metric, Run
+
+MAX_MODEL_METRICS = 30
+"""Metrics of a checkpoint's model. MLflow's listing of models loads all of them and slows down with more."""
+
+_KEY, _STEP, _URI = "mixtura.key", "mixtura.step", "checkpoint_uri"
+_STATUS = {"done": "FINISHED", "resumable": "KILLED", "failed": "FAILED"}
+_BATCH = 1000
+
+
+def connect(store_uri: str) -> MlflowClient:
+    """A client of a store, which says nothing on the terminal and nothing to anyone else.
+
+    Raises ResourceError where the store cannot be reached.
+    """
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+        os.environ.setdefault(name, "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(store_uri, registry_uri=store_uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise ResourceError(
+            f"the tracking store {store_uri} cannot be used ({error}); "
+            "check MLFLOW_TRACKING_URI or tracking.uri, or leave both out to use the workspace's own store"
+        ) from error
+    return client
+
+
+@dataclass
+class _Checkpoint:
+    """What MLflow has of a checkpoint."""
+
+    run_id: str
+    model_id: str
+    version: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _State:
+    """What `mlflow.json` holds."""
+
+    store: str = ""
+    experiment_id: str = ""
+    run_id: str = ""
+    positions: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    """The last step sent, by metric. A run that resumed from an earlier checkpoint repeats steps; they are not sent."""
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    """The newest point of the training loss."""
+    checkpoints: dict[str, _Checkpoint] = field(default_factory=dict)
+    results: list[EvaluationResult] = field(default_factory=list)
+    averages: dict[str, float] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def load(path: Path) -> _State:
+        if not path.is_file():
+            return _State()
+        values = json.loads(path.read_text())
+        values["checkpoints"] = {step: _Checkpoint(**entry) for step, entry in values["checkpoints"].items()}
+        values["results"] = [EvaluationResult(**entry) for entry in values["results"]]
+        return _State(**values)
+
+
+class MlflowTracker:
+    """Sends one Mixtura run to one MLflow run, across restarts of the process.
+
+    `store_uri` is "sqlite:////workspace/runs/mlflow.db" or a tracking server. `state_path` is `mlflow.json` in the
+    run's folder; if it is lost, everything is sent again and MLflow keeps what it has. `tasks` are those whose results
+    an average over tasks needs. `parent_run_id` nests the run in another one (a trial in its search).
+    """
+
+    def __init__(
+        self,
+        store_uri: str,
+        experiment: str,
+        run_name: str,
+        state_path: Path,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        tasks: Sequence[str] = (),
+        split: str = "validation",
+        parent_run_id: str | None = None,
+    ) -> None:
+        self.store_uri, self.run_name, self.state_path, self.split = store_uri, run_name, state_path, split
+        self.tasks = tuple(tasks)
+        self._params = {name: str(value) for name, value in (params or {}).items()}
+        self._tags = dict(tags or {}) | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
+        self._client = connect(store_uri)
+        self._state = self._known_state(self._experiment(experiment))
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return self._state.experiment_id
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run; empty before the first record."""
+        return self._state.run_id
+
+    def positions(self) -> Mapping[str, int]:
+        """How far the events were taken."""
+        return self._state.positions
+
+    def scores(self) -> list[CheckpointScores]:
+        """The checkpoints evaluated so far, best average first."""
+        return scores(self._state.results, self.split, self.tasks)
+
+    def log(self, records: Sequence[Record], positions: Mapping[str, int]) -> None:
+        """Send records; when it returns, MLflow has them and `mlflow.json` says so."""
+        if not records:
+            return
+        self._ensure_run(records[0])
+        self._send_curves([record for record in records if isinstance(record, TrainPoint)])
+        for record in records:
+            if isinstance(record, CheckpointCommitted):
+                self._ensure_checkpoint(record)
+        results = evaluation_results(records)
+        if results:
+            self._send_results(results)
+        for record in records:
+            if isinstance(record, (RunStarted, RunFinished, Note)):
+                self._send_news(record)
+        self._state.positions = dict(positions)
+        self._save()
+
+    def _experiment(self, name: str) -> str:
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None
+        if self.store_uri.startswith("sqlite:///"):
+            # Nothing of ours is copied there; without it MLflow would name a folder in whatever directory this is.
+            location = (Path(self.store_uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts").as_uri()
+        return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
+
+    def _known_state(self, experiment_id: str) -> _State:
+        """What the last process left, if the store still has that run; otherwise everything is sent from the start."""
+        state = _State.load(self.state_path)
+        if state.store == self.store_uri and state.run_id and self._is_active(state.run_id):
+            return state
+        return _State(store=self.store_uri, experiment_id=experiment_id)
+
+    def _is_active(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+    def _ensure_run(self, first: Record) -> None:
+        """Find or create the MLflow run. Its key is the time of the first record, which no other run shares."""
+        if self._state.run_id:
+            return
+        key = f"{self.run_name} {first.time_s:.6f}"
+        run = self._find_run(f"tags.`{_KEY}` = '{key}'")
+        if run is None:
+            tags = {_KEY: key, "mlflow.source.name": "mixtura", **self._tags}
+            start_ms = int(first.time_s * 1000)
+            run = self._client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=self.run_name)
+        self._state.run_id = str(run.info.run_id)
+        self._send_params(run)
+        self._save()
+
+    def _send_params(self, run: Run) -> None:
+        from mlflow.entities import Param
+
+        # A parameter of an MLflow run cannot change; after a change of a free setting the first value stays.
+        missing = [Param(name, value) for name, value in self._params.items() if name not in run.data.params]
+        for begin in range(0, len(missing), 100):
+            self._client.log_batch(self.run_id, params=missing[begin : begin + 100])
+
+    def _find_run(self, condition: str) -> Run | None:
+        found = self._client.search_runs([self.experiment_id], condition, max_results=1)
+        return found[0] if found else None
+
+    def _send_curves(self, points: Iterable[TrainPoint]) -> None:
+        from mlflow.entities import Metric
+
+        metrics, steps = [], dict(self._state.steps)
+        for point in points:
+            for name, value in point.metrics.items():
+                if point.step > steps.get(name, -1):
+                    steps[name] = point.step
+                    metrics.append(Metric(_metric_key(name), value, int(point.time_s * 1000), point.step))
+                    if name == "loss":
+                        self._state.loss = [(point.step, value)]
+        self._send(self.run_id, metrics)
+        self._state.steps = steps
+
+    def _send(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        for begin in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[begin : begin + _BATCH])
+
+    def _ensure_checkpoint(self, record: CheckpointCommitted) -> None:
+        """Find or create the nested run and the model of a checkpoint."""
+        if str(record.step) in self._state.checkpoints:
+            return
+        run = self._checkpoint_run(record)
+        model = self._checkpoint_model(record, run)
+        self._state.checkpoints[str(record.step)] = _Checkpoint(str(run.info.run_id), str(model.model_id))
+        if self._state.loss:
+            _, loss = self._state.loss[0]
+            self._send_to_model(record.step, {"loss": loss}, record.time_s)
+        self._save()
+
+    def _checkpoint_run(self, record: CheckpointCommitted) -> Run:
+        found = self._find_run(f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`{_STEP}` = '{record.step}'")
+        if found is not None:
+            return found
+        time_ms = int(record.time_s * 1000)
+        tags = {
+            "mlflow.parentRunId": self.run_id,
+            "mlflow.source.name": "mixtura",
+            pages.CHECKPOINT_OF: self.run_name,
+            _STEP: str(record.step),
+            _URI: record.path,
+        }
+        name = f"{self.run_name}@{record.step}"
+        run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags, run_name=name)
+        self._client.set_terminated(run.info.run_id, end_time=time_ms)
+        return run
+
+    def _checkpoint_model(self, record: CheckpointCommitted, run: Run) -> LoggedModel:
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        found = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        model = found[0] if found else None
+        if model is None:
+            model = self._client.create_logged_model(
+                self.experiment_id,
+                name=_model_name(self.run_name, record.step),
+                source_run_id=run.info.run_id,
+                tags={_URI: record.path, "mlflow.model.isExternal": "true"},
+                params={"step": str(record.step)},
+                model_type="checkpoint",
+            )
+        if model.status != LoggedModelStatus.READY:
+            model = self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        outputs = self._client.get_run(self.run_id).outputs
+        if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, record.step)])
+        return model
+
+    def _send_results(self, results: Sequence[EvaluationResult]) -> None:
+        """Send evaluation results to their checkpoints and as curves, then say anew which checkpoint is best."""
+        from mlflow.entities import Metric
+
+        self._state.results += results
+        headlines = self._headlines()
+        curves = []
+        for step in sorted({result.step for result in results}):
+            mine = [result for result in results if result.step == step]
+            for result in mine:
+                self._ensure_checkpoint(CheckpointCommitted(step, "", time_s=result.time_s))
+                name, value, time_ms = self._name(result), result.value, int(result.time_s * 1000)
+                self._send_to_model(step, {name: value}, result.time_s, to_model=name in headlines)
+                curve = f"{result.split}/{result.task}/{result.metric}"
+                curves.append(Metric(_metric_key(curve), value, time_ms, step))
+            self._describe_checkpoint(step, max(result.time_s for result in mine))
+        self._send(self.run_id, curves)
+        self._rank(max(result.time_s for result in results), headlines)
+
+    def _headlines(self) -> list[str]:
+        """Names of the headline metrics, the picking split's first; as many as a model's page can take."""
+        splits = {result.split for result in self._state.results}
+        names = []
+        for split in sorted(splits, key=lambda split: (split != self.split, split)):
+            best = best_per_task(scores(self._state.results, split))
+            names += [self._name(one.results[task]) for task, one in best.items()]
+        return names[: MAX_MODEL_METRICS - 2]  # the average and the loss are two more
+
+    def _name(self, result: EvaluationResult) -> str:
+        return _metric_key(pages.metric_name(result, self.split))
+
+    def _send_to_model(self, step: int, values: Mapping[str, float], time_s: float, *, to_model: bool = True) -> None:
+        """Metrics of a checkpoint: on its row, and on its model. Five digits, as many as a column shows."""
+        from mlflow.entities import Metric
+
+        checkpoint = self._state.checkpoints[str(step)]
+        model = {"model_id": checkpoint.model_id, "run_id": checkpoint.run_id} if to_model else {}
+        time_ms = int(time_s * 1000)
+        self._send(
+            checkpoint.run_id,
+            [Metric(name, float(f"{value:.5g}"), time_ms, step, **model) for name, value in values.items()],
+        )
+
+    def _rank(self, time_s: float, headlines: Sequence[str]) -> None:
+        from mlflow.entities import Metric
+
+        found, curve = self.scores(), []
+        for one in found:
+            if one.average is not None and self._state.averages.get(str(one.step)) != one.average:
+                self._send_to_model(one.step, {AVERAGE: one.average}, time_s)
+                curve.append(Metric(f"{self.split}/{AVERAGE}", one.average, int(time_s * 1000), one.step))
+                self._state.averages[str(one.step)] = one.average
+        self._send(self.run_id, curve)
+        self._mark(found)
+        self._promote(found)
+        self._describe_run(found)
+        self._show(headlines, time_s)
+
+    def _mark(self, found: Sequence[CheckpointScores]) -> None:
+        """Tag rows and models of checkpoints with what they are best for; a better one takes the tags over."""
+        best, front = best_for(found), {one.step for one in pareto_front(found)}
+        for step, names in best.items():
+            checkpoint = self._state.checkpoints[str(step)]
+            wanted = {pages.BEST: ", ".join(names), pages.PARETO: "yes" if step in front else ""}
+            for name, value in wanted.items():
+                if checkpoint.tags.get(name, "") != value:
+                    self._client.set_tag(checkpoint.run_id, name, value)
+                    self._client.set_logged_model_tags(checkpoint.model_id, {name: value})
+                    checkpoint.tags[name] = value
+
+    def _promote(self, found: Sequence[CheckpointScores]) -> None:
+        """Point the registry's aliases at the best checkpoints."""
+        champion = best_on_average(found)
+        best = {f"best-{task}": one.step for task, one in best_per_task(found).items()}
+        for what, step in (best | ({"champion": champion.step} if champion else {})).items():
+            alias = re.sub(r"[^\w-]", "_", what)
+            if self._state.aliases.get(alias) != str(step):
+                self._client.set_registered_model_alias(self.run_name, alias, self._version(step))
+                self._state.aliases[alias] = str(step)
+
+    def _version(self, step: int) -> str:
+        """The checkpoint's version in the registry, registered if need be."""
+        checkpoint = self._state.checkpoints[str(step)]
+        if checkpoint.version is None:
+            self._ensure_registered_model()
+            # Versions do not give their model's id back, so it is kept as a tag.
+            versions = self._client.search_model_versions(f"name = '{self.run_name}'")
+            known = {version.tags.get("model_id"): str(version.version) for version in versions}
+            checkpoint.version = known.get(checkpoint.model_id) or self._register(step, checkpoint)
+        return checkpoint.version
+
+    def _ensure_registered_model(self) -> None:
+        if not self._client.search_registered_models(f"name = '{self.run_name}'"):
+            self._client.create_registered_model(
+                self.run_name, description=f"Checkpoints of the run {self.run_name} that were best when measured."
+            )
+
+    def _register(self, step: int, checkpoint: _Checkpoint) -> str:
+        uri = self._client.get_logged_model(checkpoint.model_id).tags.get(_URI, "")
+        version = self._client.create_model_version(
+            self.run_name,
+            source=f"models:/{checkpoint.model_id}",
+            run_id=checkpoint.run_id,
+            tags={"model_id": checkpoint.model_id, _URI: uri, "step": str(step)},
+            description=f"{self.run_name}@{step}",
+            model_id=checkpoint.model_id,
+        )
+        return str(version.version)
+
+    def _describe_checkpoint(self, step: int, end_s: float) -> None:
+        run_id = self._state.checkpoints[str(step)].run_id
+        results = [result for result in self._state.results if result.step == step]
+        self._client.set_tag(run_id, "mlflow.note.content", pages.checkpoint_description(results))
+        self._client.set_terminated(run_id, end_time=int(end_s * 1000))
+
+    def _describe_run(self, found: Sequence[CheckpointScores]) -> None:
+        self._client.set_tag(self.run_id, "mlflow.note.content", pages.run_description(self.run_name, found))
+        champion = best_on_average(found)
+        best = {task: (one, one.value(task)) for task, one in best_per_task(found).items()}
+        for what, (one, value) in (best | ({AVERAGE: (champion, champion.average)} if champion else {})).items():
+            text = f"{self.run_name}@{one.step} ({pages.shown(value)})"
+            self._client.set_tag(self.run_id, _metric_key(f"best {what}"), text)
+
+    def _show(self, headlines: Sequence[str], time_s: float) -> None:
+        """Keep the named view of the checkpoints up to date with the metrics there are."""
+        first = [AVERAGE] if self._state.averages else []
+        view = pages.checkpoint_view(self.run_name, [*first, *headlines, "loss"], int(time_s * 1000))
+        name = pages.VIEW_TAG + self.run_name
+        known = self._client.get_experiment(self.experiment_id).tags.get(name)
+        if len(view) <= pages.MAX_VIEW_CHARACTERS and (known is None or _layout(known) != _layout(view)):
+            self._client.set_experiment_tag(self.experiment_id, name, view)
+
+    def _send_news(self, record: RunStarted | RunFinished | Note) -> None:
+        if isinstance(record, RunStarted):
+            self._client.update_run(self.run_id, status="RUNNING")
+            self._client.set_tag(self.run_id, "attempts", str(record.attempt))
+        elif isinstance(record, RunFinished):
+            self._client.set_terminated(self.run_id, _STATUS[record.status], end_time=int(record.time_s * 1000))
+            self._client.set_tag(self.run_id, "status", f"{record.status}. {record.message}".strip())
+        else:
+            self._client.set_tag(self.run_id, f"note {int(record.time_s)}", record.text)
+
+    def _save(self) -> None:
+        write_json_atomically(self.state_path, asdict(self._state))
+
+
+def _model_name(run_name: str, step: int) -> str:
+    """MLflow refuses some characters in names of models.
+
+    >>> _model_name("t5.small", 100)
+    't5-small-step-000100'
+    """
+    return re.sub(r"""[/:.%"'@]""", "-", run_name) + f"-step-{step:06d}"
+
+
+def _metric_key(name: str) -> str:
+    """A name with the characters that MLflow takes in keys.
+
+    >>> _metric_key("loss/wmt (en)")
+    'loss/wmt _en_'
+    """
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _layout(view: str) -> str:
+    state: str = json.loads(view)["state"]
+    return state

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixtura.platform.data.packing import PACKINGS, pack, trim_and_append_eos
+from mixtura.platform.data.ragged import Ragged
+from mixtura.platform.errors import UnknownNameError
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 16), st.integers(1, 8)), min_size=1, max_size=60)
+
+
+def rows_of(name: str, lengths: list[tuple[int, int]]) -> list[int]:
+    inputs, targets = (np.array(side, dtype=np.int64) for side in zip(*lengths, strict=True))
+    return pack(name, inputs, targets, 16, 8).tolist()
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+@given(lengths=LENGTHS)
+def test_every_example_is_in_one_row_and_every_row_fits(name: str, lengths: list[tuple[int, int]]) -> None:
+    rows = rows_of(name, lengths)
+    assert len(rows) == len(lengths)
+    assert list(dict.fromkeys(rows)) == list(range(max(rows) + 1))  # numbered as opened
+    for side, room in ((0, 16), (1, 8)):
+        assert np.bincount(rows, weights=[pair[side] for pair in lengths]).max() <= room
+
+
+def best_fit_by_its_definition(lengths: list[tuple[int, int]]) -> list[int]:
+    left: list[list[int]] = []
+    rows = []
+    for inputs, targets in lengths:
+        fitting = [row for row, room in enumerate(left) if room[0] >= inputs and room[1] >= targets]
+        if not fitting:
+            left.append([16, 8])
+            fitting = [len(left) - 1]
+        best = min(fitting, key=lambda row: (sum(left[row]), row))
+        left[best] = [left[best][0] - inputs, left[best][1] - targets]
+        rows.append(best)
+    return rows
+
+
+@given(LENGTHS)
+def test_best_fit_takes_the_fullest_row_that_fits(lengths: list[tuple[int, int]]) -> None:
+    assert rows_of("best_fit", lengths) == best_fit_by_its_definition(lengths)
+
+
+def test_greedy_closes_its_row_when_either_side_does_not_fit_and_at_the_end_of_a_group() -> None:
+    assert rows_of("greedy", [(10, 1), (6, 1), (1, 1), (1, 7), (1, 1)]) == [0, 0, 1, 1, 2]
+    assert rows_of("greedy", [(1, 1)] * 18) == [0] * 8 + [1] * 8 + [2] * 2  # groups of 16 examples, 8 targets a row
+
+
+def test_none_gives_every_example_a_row() -> None:
+    assert rows_of("none", [(1, 1)] * 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_nothing_to_pack_is_no_rows(name: str) -> None:
+    nothing = np.zeros(0, dtype=np.int64)
+    assert pack(name, nothing, nothing, 16, 8).tolist() == []
+
+
+def test_an_unknown_packing_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="nearest: 'best_fit'"):
+        rows_of("bestfit", [(1, 1)])
+
+
+def test_trimming_keeps_room_for_eos_as_the_original_does(shared: Path) -> None:
+    rows = [json.loads(line) for line in (shared / "golden/packing.jsonl").read_text().splitlines()]
+    (row,) = (row for row in rows if row["kind"] == "eos" and row["after_trim"])
+    for side, length in row["lengths"].items():
+        lists = [example[side] for example in row["examples"]]
+        trimmed, lost = trim_and_append_eos(Ragged.from_lists(lists), length, 1)
+        assert trimmed.to_lists() == [example[side] for example in row["result"]]
+        assert lost.tolist() == [max(len(tokens) - (length - 1), 0) for tokens in lists]

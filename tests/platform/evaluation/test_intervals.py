@@ -1,0 +1,71 @@
+"""Intervals are the same everywhere, cover what they promise, and agree with the formula for a mean."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from mixtura.platform.evaluation.intervals import bootstrap_difference, bootstrap_interval, resampled_means
+from mixtura.platform.evaluation.metrics import CorpusMetric, accuracy
+from mixtura.platform.random_bits import integers, key, uniform
+
+
+def answers(right: int, count: int) -> tuple[list[int], list[int]]:
+    return [1] * right + [0] * (count - right), [1] * count
+
+
+def test_the_same_answers_give_the_same_interval() -> None:
+    first, again = (bootstrap_interval(accuracy, *answers(60, 200)) for _ in range(2))
+    assert first == again
+    other = resampled_means(accuracy.scores(*answers(60, 200)), 50, seed=1)
+    assert not np.array_equal(resampled_means(accuracy.scores(*answers(60, 200)), 50), other)
+
+
+def test_a_known_interval() -> None:
+    interval = bootstrap_interval(accuracy, *answers(60, 200))
+    assert (interval.value, interval.low, interval.high) == (30.0, 23.5, 36.5)
+
+
+def test_the_half_width_is_that_of_the_normal_approximation_for_many_examples() -> None:
+    interval = bootstrap_interval(accuracy, *answers(300, 1000), resamples=4000)
+    expected = 1.96 * 100 * math.sqrt(0.3 * 0.7 / 1000)
+    assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.05)
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_a_hundred() -> None:
+    holds = 0
+    for trial in range(200):
+        predictions = (uniform(key("trial", trial), np.arange(150)) < 0.4).astype(int).tolist()
+        interval = bootstrap_interval(accuracy, predictions, [1] * 150, resamples=400)
+        holds += interval.low <= 40.0 <= interval.high
+    assert 180 <= holds <= 198
+
+
+def test_any_metric_is_resampled_like_a_mean() -> None:
+    slow = CorpusMetric("same", lambda predictions, targets: accuracy(predictions, targets) / 100)
+    one_by_one = bootstrap_interval(slow, *answers(30, 80), resamples=200)
+    at_once = bootstrap_interval(accuracy, *answers(30, 80), resamples=200)
+    assert (one_by_one.low, one_by_one.high) == pytest.approx((at_once.low, at_once.high))
+
+
+def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = integers(key("scores"), np.arange(97), 100).astype(float)
+    whole = resampled_means(scores, 50)
+    monkeypatch.setattr("mixtura.platform.evaluation.intervals._DRAWS_AT_ONCE", 300)
+    np.testing.assert_array_equal(resampled_means(scores, 50), whole)
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
+    predictions, targets = answers(300, 600)
+    better = [1] * 330 + [0] * 270
+    first, second = accuracy.scores(better, targets), accuracy.scores(predictions, targets)
+    difference = bootstrap_difference(first, second)
+    assert difference.value == pytest.approx(5.0)
+    assert 0 < difference.low < 5 < difference.high
+    assert difference.high - difference.low < bootstrap_interval(accuracy, better, targets).high - 50
+
+
+def test_one_example_has_no_width() -> None:
+    interval = bootstrap_interval(accuracy, [1], [1])
+    assert (interval.low, interval.high) == (100.0, 100.0)

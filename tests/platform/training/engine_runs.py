@@ -1,0 +1,326 @@
+"""Trains a small T5 in one of several processes that test_engine.py starts, and writes down what happened.
+
+    python engine_runs.py FOLDER plain              PlainEngine alone: the reference
+    python engine_runs.py FOLDER RANK WORLD_SIZE    one rank of DeepSpeed; ranks of a world meet in a file, on no port
+
+Every run is a file in FOLDER, written whole. Runs that go on from another one wait for its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from mixtura.models.t5.config import T5Config
+from mixtura.models.t5.initialization import initialize
+from mixtura.models.t5.model import T5
+from mixtura.platform import random_bits
+from mixtura.platform.errors import TrainingError
+from mixtura.platform.training import engine as engines
+from mixtura.platform.training.engine import Engine, PlainEngine, create_engine, initialize_distributed_single_process
+from mixtura.platform.training.loss import cross_entropy
+from mixtura.platform.training.optimizer import OptimizerSettings
+from mixtura.platform.training.snapshot import Snapshot
+
+CONFIG = T5Config(
+    vocab_size=256,
+    d_model=132,
+    d_kv=33,
+    d_ff=144,
+    num_heads=4,
+    num_layers=1,
+    num_decoder_layers=1,
+    feed_forward="gated-gelu",
+    tie_embeddings=False,
+)
+ROWS, INPUTS, TARGETS = 5, 16, 10
+STEPS, FEW, HALF, REST = 50, 20, 40, 50
+LEARNING_RATES = {"adafactor": 0.05, "adamw": 0.001, "stock": 0.05}
+PATIENCE_S = 240.0
+
+
+# ---- model and data --------------------------------------------------------------------------------------------------
+
+
+def new_model() -> T5:
+    model = T5(CONFIG)
+    initialize(model, seed=3)
+    return model
+
+
+def batch_of(step: int) -> dict[str, torch.Tensor]:
+    """Packed rows of two segments and padding; frequent tokens are learned quickly, and rows differ in length."""
+    draw = np.random.default_rng(step)
+    tokens = np.minimum(draw.zipf(1.5, size=(ROWS, INPUTS + TARGETS)) + 1, CONFIG.vocab_size - 1)
+    encoder, targets = torch.from_numpy(tokens[:, :INPUTS]), torch.from_numpy(tokens[:, INPUTS:])
+    encoder_segments, decoder_segments = segments(INPUTS, draw), segments(TARGETS, draw)
+    inputs = torch.cat([torch.zeros(ROWS, 1, dtype=targets.dtype), targets[:, :-1]], dim=1)
+    keys = random_bits.derive(random_bits.key("dropout", 0), step, np.arange(ROWS)).view(np.int64)
+    return {
+        "encoder_input_tokens": encoder * (encoder_segments > 0),
+        "encoder_segment_ids": encoder_segments,
+        "decoder_input_tokens": inputs * (decoder_segments > 0),
+        "decoder_segment_ids": decoder_segments,
+        "dropout_keys": torch.from_numpy(keys),
+        "targets": targets * (decoder_segments > 0),
+        "weights": (decoder_segments > 0).int(),
+    }
+
+
+def segments(length: int, draw: np.random.Generator) -> torch.Tensor:
+    first, end = draw.integers(2, length // 2, size=ROWS), draw.integers(length // 2 + 2, length + 1, size=ROWS)
+    position = np.arange(length)[None]
+    return torch.from_numpy(1 + (position >= first[:, None]) - (position >= end[:, None]) * 2).clamp(min=0).int()
+
+
+def microbatches(step: int, rank: int, world_size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """This rank's rows, one or two at a time; a rank that has none left gives a row of weight zero."""
+    batch, size = batch_of(step), 1 + step % 2
+    rows = list(range(rank, ROWS, world_size))
+    most = -(-ROWS // world_size)
+    for begin in range(0, most, size):
+        here = rows[begin : begin + size]
+        part = {name: value[here or [0]] for name, value in batch.items()}
+        yield part if here else part | {"weights": torch.zeros_like(part["weights"])}
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """What one rank saw: its share of each step's loss, and the norm of the whole gradient."""
+
+    losses: list[float]
+    norms: list[float]
+
+
+def train(engine: Engine, steps: range, learning_rate: float, rank: int, world_size: int) -> Run:
+    run = Run([], [])
+    for step in steps:
+        number = int(batch_of(step)["weights"].sum())
+        parts = list(microbatches(step, rank, world_size))
+        engine.begin_step(len(parts))
+        here = 0.0
+        for part in parts:
+            targets, weights = part.pop("targets"), part.pop("weights")
+            loss, per_token = cross_entropy(engine.forward(**part), targets, weights, z_loss=1e-4)
+            engine.backward(loss / number)
+            here += float((per_token * weights).sum()) / number
+        run.norms.append(engine.step(learning_rate))
+        run.losses.append(here)
+    return run
+
+
+class StockAdafactor(torch.optim.Adafactor):
+    """PyTorch's Adafactor as it is: it takes what it is handed for the parameters themselves."""
+
+    update_count = 0
+
+    def bind(self, layout: Any) -> None:
+        """It has no use for the partition map."""
+
+    def local_state(self) -> dict[str, Any]:
+        return {}
+
+    def replicated_state(self) -> dict[str, Any]:
+        return {}
+
+
+@contextlib.contextmanager
+def stock_adafactor() -> Iterator[None]:
+    ours = engines.create_optimizer
+    engines.create_optimizer = lambda settings, parameters: StockAdafactor(parameters)  # type: ignore[assignment]
+    yield
+    engines.create_optimizer = ours
+
+
+@dataclass
+class Process:
+    """One process: where it writes, and how it makes an engine."""
+
+    folder: Path
+    rank: int
+    world_size: int
+    make: Callable[..., Engine]
+
+    def write(self, name: str, value: Any) -> None:
+        path = self.folder / f"{name}.{self.rank}.pt"
+        torch.save(value, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+
+    def read(self, name: str, ranks: int) -> list[Any]:
+        """What all ranks of a run wrote, as soon as it is there."""
+        paths = [self.folder / f"{name}.{rank}.pt" for rank in range(ranks)]
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(path.exists() for path in paths):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} was not written by {ranks} ranks")
+            time.sleep(0.1)
+        return [torch.load(path, weights_only=False) for path in paths]
+
+    def train(self, engine: Engine, steps: range, optimizer: str) -> Run:
+        return train(engine, steps, LEARNING_RATES[optimizer], self.rank, self.world_size)
+
+    def run(self, name: str, steps: int, optimizer: str = "adafactor", **kwargs: Any) -> None:
+        """A whole run, with its state at the start, at step HALF and at the end."""
+        engine = self.make(new_model(), optimizer=OptimizerSettings(optimizer), **kwargs)
+        parts, begin = [], 0
+        for end in (0, HALF, steps):
+            parts.append(self.train(engine, range(begin, end), optimizer))
+            self.write(f"{name}-at-{end}", engine.snapshot())
+            begin = end
+        losses = [loss for part in parts for loss in part.losses]
+        norms = [norm for part in parts for norm in part.norms]
+        self.write(name, {"losses": losses, "norms": norms, "partition": engine.partition(), "notes": engine.notes})
+        engine.close()
+
+    def go_on(self, name: str, source: str, source_ranks: int, optimizer: str, **kwargs: Any) -> None:
+        """Take the state of another run at step HALF, and go on to step REST."""
+        weights, state, step = whole(self.read(f"{source}-at-{HALF}", source_ranks))
+        model = new_model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(0.5)
+        engine = self.make(model, optimizer=OptimizerSettings(optimizer), **kwargs)
+        engine.restore(weights, state, step)
+        self.write(f"{name}-at-{HALF}", engine.snapshot())
+        self.train(engine, range(HALF, REST), optimizer)
+        self.write(f"{name}-at-{REST}", engine.snapshot())
+        engine.close()
+
+    def clipped(self, name: str, **kwargs: Any) -> None:
+        settings = OptimizerSettings("adamw", clip_gradient_norm=0.2)
+        engine = self.make(new_model(), optimizer=settings, **kwargs)
+        run = self.train(engine, range(5), "adamw")
+        self.write(f"{name}-at-5", engine.snapshot())
+        self.write(name, {"norms": run.norms})
+        engine.close()
+
+    def frozen(self, name: str, **kwargs: Any) -> None:
+        model = new_model()
+        model.embedding.weight.requires_grad_(False)
+        engine = self.make(model, optimizer=OptimizerSettings(), **kwargs)
+        self.train(engine, range(5), "adafactor")
+        self.write(f"{name}-at-5", engine.snapshot())
+        engine.close()
+
+    def not_finite(self, name: str, **kwargs: Any) -> None:
+        """The last rank's loss is infinite in the third step."""
+        engine = self.make(new_model(), optimizer=OptimizerSettings(), **kwargs)
+        self.train(engine, range(2), "adafactor")
+        self.write(f"{name}-before", engine.snapshot())
+        engine.begin_step(1)
+        part = next(microbatches(2, self.rank, self.world_size))
+        targets, weights = part.pop("targets"), part.pop("weights")
+        loss, _ = cross_entropy(engine.forward(**part), targets, weights)
+        engine.backward(loss * (float("inf") if self.rank == self.world_size - 1 else 1.0))
+        message = ""
+        try:
+            engine.step(0.1)
+        except TrainingError as error:
+            message = str(error)
+        self.write(f"{name}-after", engine.snapshot())
+        self.train(engine, range(2, 3), "adafactor")
+        self.write(name, {"message": message})
+        engine.close()
+
+
+def whole(snapshots: list[Snapshot]) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]], int]:
+    """Whole weights and optimizer state from what all ranks gave."""
+    tensors: dict[tuple[str, str], torch.Tensor] = {}
+    for snapshot in snapshots:
+        for fragment in snapshot.fragments:
+            for kind, values in fragment.tensors.items():
+                whole = tensors.setdefault((fragment.name, kind), torch.full(fragment.shape, torch.nan))
+                whole.view(-1)[fragment.start : fragment.start + values.numel()] = values
+    for path, value in snapshots[0].replicated.items():
+        name, _, kind = path.rpartition("/")
+        tensors[name, kind] = value
+    weights = {name: value for (name, kind), value in tensors.items() if kind == "master"}
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    for (name, kind), value in tensors.items():
+        if kind != "master":
+            state.setdefault(name, {})[kind] = value
+    return weights, state, snapshots[0].optimizer_step
+
+
+# ---- what each process runs ------------------------------------------------------------------------------------------
+
+
+def run_plain(folder: Path) -> None:
+    process = Process(folder, 0, 1, PlainEngine)
+    for optimizer in ("adafactor", "adamw"):
+        process.run(f"plain-{optimizer}", STEPS, optimizer)
+        process.run(f"plain-bf16-{optimizer}", REST, optimizer, precision="bf16")
+    with stock_adafactor():
+        process.run("plain-stock", REST, "stock")
+    process.clipped("plain-clipped")
+    process.frozen("plain-frozen")
+    process.not_finite("plain-not-finite")
+
+
+def make_deepspeed(model: torch.nn.Module, **kwargs: Any) -> Engine:
+    return create_engine(model, **kwargs)
+
+
+def run_deepspeed(folder: Path, rank: int, world_size: int) -> None:
+    if world_size == 1:
+        initialize_distributed_single_process()
+    else:
+        store = dist.FileStore(str(folder / f"meeting-{world_size}"), world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    process = Process(folder, rank, world_size, make_deepspeed)
+    if world_size == 3:
+        for stage, optimizer in ((1, "adamw"), (2, "adafactor")):
+            process.run(f"{stage}x3-{optimizer}", REST, optimizer, zero_stage=stage)
+        return
+    for stage in (0, 1, 2):
+        for optimizer in ("adafactor", "adamw"):
+            process.run(f"{stage}x{world_size}-{optimizer}", STEPS, optimizer, zero_stage=stage)
+    run_variants(process)
+    for stage in (0, 1, 2):
+        for source_stage, source_ranks in (((stage + 1) % 3, 3 - world_size), ((stage + 2) % 3, world_size)):
+            for optimizer in ("adafactor", "adamw"):
+                source = f"{source_stage}x{source_ranks}-{optimizer}"
+                name = f"{stage}x{world_size}-from-{source}"
+                process.go_on(name, source, source_ranks, optimizer, zero_stage=stage)
+
+
+def run_variants(process: Process) -> None:
+    world_size = process.world_size
+    for stage in (0, 1, 2):
+        name = f"{stage}x{world_size}"
+        process.run(f"{name}-bf16-adafactor", REST, "adafactor", zero_stage=stage, precision="bf16")
+        process.clipped(f"{name}-clipped", zero_stage=stage)
+        process.frozen(f"{name}-frozen", zero_stage=stage)
+        process.not_finite(f"{name}-not-finite", zero_stage=stage)
+    with stock_adafactor():
+        process.run(f"2x{world_size}-stock", REST, "stock", zero_stage=2)
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    folder = Path(arguments[0])
+    if arguments[1] == "plain":
+        run_plain(folder)
+    else:
+        run_deepspeed(folder, int(arguments[1]), int(arguments[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # DeepSpeed's and gloo's threads need not be waited for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
