@@ -46,10 +46,10 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            Path(name).unlink()
         raise
     fsync_directory(path.parent)
 
@@ -67,7 +67,9 @@ def disk_full_is_an_answer(path: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise ResourceError(f"the disk is full while {doing} in {path}: free space there and run the same command") from error
+        raise ResourceError(
+            f"the disk is full while {doing} in {path}: free space there and run the same command"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,15 +1,15 @@
 """The workspace: a folder of runs, and beside them the caches and the MLflow store that all of them share.
 
-    runs/
-      caches/                 vocabularies and token caches, by what they were made from
-      mlflow.db               the tracking store
-      NAME/                   one run
-        config.yaml           the whole resolved configuration of the last attempt
-        run.json              recipe, identity hash, status
-        stream.json           what the mixture stream is a function of
-        events/*.jsonl        everything that the run reports
-        checkpoints/step-N/   committed checkpoints
-        predictions/          what the checkpoints answered
+runs/
+  caches/                 vocabularies and token caches, by what they were made from
+  mlflow.db               the tracking store
+  NAME/                   one run
+    config.yaml           the whole resolved configuration of the last attempt
+    run.json              recipe, identity hash, status
+    stream.json           what the mixture stream is a function of
+    events/*.jsonl        everything that the run reports
+    checkpoints/step-N/   committed checkpoints
+    predictions/          what the checkpoints answered
 """
 
 from __future__ import annotations

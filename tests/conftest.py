@@ -1,4 +1,4 @@
-"""What all tests share: the folder of public data and worked answers, a small Ray cluster, one thread."""
+"""What all tests share: the folder of public data and worked answers, a small Ray cluster, a prepared workspace."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+# The quickstart at a size that trains in seconds; its tasks, lanes and executor stay as they are.
+TINY = (
+    "model.d_model=32",
+    "model.d_kv=8",
+    "model.d_ff=64",
+    "model.num_heads=4",
+    "model.num_layers=1",
+    "vocabulary.size=600",
+    "data.inputs_length=48",
+    "data.targets_length=24",
+    "data.block_size=32",
+    "training.global_batch_size=12",
+    "training.microbatch_size=6",
+    "training.steps=8",
+    "checkpoints.every=4",
+    "evaluation.examples=8",
+    "evaluation.decode_length=8",
+)
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +46,34 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder of public data and worked answers (../shared) is not here")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides that make the quickstart train in seconds."""
+    return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def workspace_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the vocabulary and the token caches of the tiny quickstart, made once."""
+    from mixtura.platform import config
+    from mixtura.platform.orchestration.prepare import map_inline, prepare
+    from mixtura.platform.orchestration.reporter import SilentReporter
+    from mixtura.platform.workspace import workspace
+
+    root = tmp_path_factory.mktemp("workspace") / "runs"
+    prepare(config.load("quickstart", TINY), workspace(str(root)), map_inline, SilentReporter())
+    return root
+
+
+@pytest.fixture
+def new_workspace(workspace_root: Path, tmp_path: Path) -> Path:
+    """An empty folder of runs of this test's own, with the caches of the tiny quickstart."""
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "caches").symlink_to(workspace_root / "caches")
+    return root
 
 
 @pytest.fixture(scope="module")

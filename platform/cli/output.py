@@ -64,5 +64,5 @@ def bar(share: float, width: int = 30) -> str:
     '██'
     """
     eighths = round(share * width * 8)
-    parts = ["", *"▏▎▍▌▋▊▉"]
+    parts: list[str] = ["", *"▏▎▍▌▋▊▉"]
     return "█" * (eighths // 8) + parts[eighths % 8]

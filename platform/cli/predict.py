@@ -36,4 +36,6 @@ def predict(
     path = checkpoint_path(workspace(root), checkpoint)
     given = text or (input_file.read_text() if input_file is not None else sys.stdin.read()).splitlines()
     for asked, answer in zip(given, answers(path, given, decode_length), strict=True):
-        sys.stdout.write((json.dumps({"input": asked, "output": answer}, ensure_ascii=False) if as_json else answer) + "\n")
+        sys.stdout.write(
+            (json.dumps({"input": asked, "output": answer}, ensure_ascii=False) if as_json else answer) + "\n"
+        )

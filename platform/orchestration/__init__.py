@@ -1,1 +1,1 @@
-"""Everything that imports ray: it runs the functions of the other rooms many times and decides nothing about results."""
+"""Everything that imports ray: runs the functions of the other rooms many times, decides nothing about results."""

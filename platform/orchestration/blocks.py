@@ -108,9 +108,7 @@ class RayBlocks:
         import ray.data
 
         planned = plan_window(self._lanes, self._next_round, self._rows_ahead, self._mean_rows, self._window)
-        requests = [
-            {"lane": lane, "round": turn, "block": self._stream.block_of(turn, lane)} for lane, turn in planned
-        ]
+        requests = [{"lane": lane, "round": turn, "block": self._stream.block_of(turn, lane)} for lane, turn in planned]
         dataset = ray.data.from_items(requests, override_num_blocks=len(requests)).map_batches(
             build_block,
             fn_kwargs={"spec_json": self._spec_json},

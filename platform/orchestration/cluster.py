@@ -58,8 +58,8 @@ def divide(cpus: float, gpus: float, settings: ExecutorSection) -> Ledger:
     share = (cpus - worker * workers) / 2
     if share < _SMALLEST_SHARE * workers:
         raise ResourceError(
-            f"{workers} workers with {worker:g} CPUs each leave {max(0.0, cpus - worker * workers):g} of {cpus:g} CPUs for "
-            "building blocks and evaluation, which would wait for ever: lower executor.cpus_per_worker or executor.workers"
+            f"{workers} workers with {worker:g} CPUs each leave {max(0.0, cpus - worker * workers):g} of {cpus:g} CPUs "
+            "for building blocks and evaluation, which would wait for ever: lower executor.cpus_per_worker or executor.workers"
         )
     builder = _rounded(min(1.0, share / workers))
     evaluator = _rounded(min(1.0, share / 2)) if settings.gpus_per_worker == 0 else min(1.0, share)
@@ -94,7 +94,9 @@ def connected(settings: ExecutorSection) -> Iterator[Ledger]:
         else:
             ray.init(address="local", include_dashboard=False, **options)
     except ConnectionError as error:
-        raise ResourceError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`") from None
+        raise ResourceError(
+            f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`"
+        ) from None
     try:
         resources = ray.cluster_resources()
         yield divide(resources.get("CPU", 0), resources.get("GPU", 0), settings)

@@ -100,9 +100,7 @@ def load_examples(cache: TokenCache, inputs_length: int, limit: int | None) -> l
         table = cache.table(shard)
         for ids, fields in zip(table.column("inputs"), table.column("fields"), strict=True):
             tokens = ids.values.to_numpy()[: inputs_length - 1]
-            examples.append(
-                EvaluationExample(np.append(tokens, EOS_ID).astype(np.int32), json.loads(fields.as_py()))
-            )
+            examples.append(EvaluationExample(np.append(tokens, EOS_ID).astype(np.int32), json.loads(fields.as_py())))
     if limit is None or limit >= len(examples):
         return examples
     chosen = np.sort(order(key("evaluation examples", cache.name, cache.split), len(examples))[:limit])

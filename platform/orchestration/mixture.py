@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mixtura.platform.config import Config
 from mixtura.platform.data.cache import TokenCache, open_cache
 from mixtura.platform.data.mixture import (
@@ -98,7 +100,7 @@ def mixture_table(config: Config, spec: StreamSpec) -> list[dict[str, Any]]:
     blocks = [stream.build_block(block) for block in range(_SAMPLED_BLOCKS)]
     counts = [count_rows(block, len(names)) for block in blocks]
     examples = sum(int(count["examples"].sum()) for count in counts)
-    tokens = sum(count["input_tokens"] + count["target_tokens"] for count in counts)
+    tokens = np.sum([count["input_tokens"] + count["target_tokens"] for count in counts], axis=0)
     per_row = examples / max(1, sum(len(block) for block in blocks))
     sizes: dict[str, int | None] = {name: stream.epoch_sizes.get(name) for name in names}
     rates = task_rates(config, {name: size or 0 for name, size in sizes.items()})

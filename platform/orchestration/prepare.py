@@ -155,9 +155,7 @@ def prepare_shard(job: dict[str, Any]) -> dict[str, Any]:
     table = _tokenised(task, examples, vocabulary, keep_text=this.split != "train")
     counters = {"rows read": rows_read + 1}
     directory = Path(this.directory)
-    return write_shard(
-        directory, this.index, this.count, this.split, table, rejected=rejected, counters=counters
-    )
+    return write_shard(directory, this.index, this.count, this.split, table, rejected=rejected, counters=counters)
 
 
 def _tokenised(task: Task, examples: Sequence[Example], vocabulary: Vocabulary, *, keep_text: bool) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mixtura.platform.errors import CheckpointError, RequestError, UnknownNameError
 from mixtura.platform.tracking.records import read_events
-from mixtura.platform.tracking.selection import best_on_average, best_per_task, scores
+from mixtura.platform.tracking.selection import CheckpointScores, best_for, best_on_average, best_per_task, scores
 from mixtura.platform.training.checkpoint import CheckpointInfo, list_checkpoints, verify
 from mixtura.platform.workspace import CheckpointName, Run, Workspace, parse_checkpoint
 
@@ -50,10 +51,42 @@ def best_checkpoint(run: Run) -> CheckpointInfo:
     return _at(run, best.step)
 
 
+def checkpoint_table(run: Run) -> list[dict[str, Any]]:
+    """A row for each checkpoint with its headline metrics on validation, the best average first, then by step."""
+    found = scores(read_events(run.events))
+    best = best_for(found)
+    place = {one.step: number for number, one in enumerate(found)}
+    tasks = sorted({task for one in found for task in one.results})
+    by_step = {one.step: one for one in found}
+    rows = []
+    for info in sorted(
+        list_checkpoints(run.checkpoints), key=lambda info: (place.get(info.step, len(place)), info.step)
+    ):
+        scored = by_step.get(info.step)
+        headline = {f"{task} {_metric(found, task)}": scored.value(task) if scored else None for task in tasks}
+        rows.append(
+            {
+                "checkpoint": f"{run.name}@{info.step}",
+                "step": info.step,
+                "average": scored.average if scored else None,
+                **headline,
+                "best for": ", ".join(best.get(info.step, ())),
+                "path": str(info.path),
+            }
+        )
+    return rows
+
+
+def _metric(found: list[CheckpointScores], task: str) -> str:
+    return next(one.results[task].metric for one in found if task in one.results)
+
+
 def _at(run: Run, step: int) -> CheckpointInfo:
     saved = list_checkpoints(run.checkpoints)
     for info in saved:
         if info.step == step:
             return info
     there = ", ".join(str(info.step) for info in saved) or "none"
-    raise UnknownNameError("checkpoint", f"{run.name}@{step}", [f"{run.name}@{info.step}" for info in saved], f" (steps: {there})")
+    raise UnknownNameError(
+        "checkpoint", f"{run.name}@{step}", [f"{run.name}@{info.step}" for info in saved], f" (steps: {there})"
+    )

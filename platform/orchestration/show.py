@@ -43,7 +43,9 @@ def _decoded(stream: MixtureStream, vocabulary_path: Path, table: pa.Table) -> l
     segments = zip(rows.inputs.to_lists(), rows.targets.to_lists(), strict=True)
     decoded = []
     for number, tasks in enumerate(rows.tasks.to_lists()):
-        decoded.append({"row": number, "segments": [_segment(vocabulary, names[task], *next(segments)) for task in tasks]})
+        decoded.append(
+            {"row": number, "segments": [_segment(vocabulary, names[task], *next(segments)) for task in tasks]}
+        )
     return decoded
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixtura.platform.config import Config
-from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
+from mixtura.platform.tracking.mlflow_tracker import MlflowTracker, connect
 from mixtura.platform.workspace import Run, Workspace
 from mixtura.tasks import get_task
 
@@ -25,6 +25,12 @@ def tracker_of(space: Workspace, run: Run, config: Config, parent_run_id: str | 
         tasks=evaluated_tasks(config),
         parent_run_id=parent_run_id,
     )
+
+
+def experiment_id(space: Workspace) -> str | None:
+    """MLflow's id of the experiment that all runs of a workspace are in; None before the first run."""
+    found = connect(space.tracking_uri).get_experiment_by_name(EXPERIMENT)
+    return None if found is None else str(found.experiment_id)
 
 
 def evaluated_tasks(config: Config) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The driver of a training run: prepare, show the mixture, train, watch, measure the best checkpoint, say what is next."""
+"""The driver of a training run: prepare, show the mixture, train, measure the best checkpoint, say what is next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,7 @@ from typing import Any
 
 from mixtura.platform.config import Config, recipe_name
 from mixtura.platform.data.stream import StreamSpec
-from mixtura.platform.errors import MixturaError, RunError
+from mixtura.platform.errors import RunError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.evaluate import evaluation_events, jobs_for
 from mixtura.platform.orchestration.executor import Executor, InlineExecutor
@@ -27,6 +27,7 @@ from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
+from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStarted
 from mixtura.platform.tracking.tracker import Tailer
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace, workspace
@@ -93,6 +94,7 @@ class Training:
     executor: Executor
     reporter: Reporter
     attempt: int
+    finished: bool = False
 
     def go(self) -> None:
         """Prepare, train, and if the last step was reached, measure."""
@@ -103,18 +105,34 @@ class Training:
         notes = f"stream {spec.fingerprint}"
         self.reporter.table("Mixture", readable(mixture_table(self.config, spec)), notes)
         (self.run.path / "stop").unlink(missing_ok=True)
-        with self._tracked(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
+        with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
             with stop_on_signals(self.run, self.reporter):
-                finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
+                self.finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
             watcher.look()
             self.reporter.settle()
-            if finished:
+            if self.finished:
                 self._measure_best(prepared)
-        self._say_the_end(finished)
+        self._say_the_end()
 
     def _tracked(self) -> Tailer[MlflowTracker]:
         """Everything that the run reports goes on to MLflow, from this process alone."""
         return Tailer(self.run.events, lambda: tracker_of(self.space, self.run, self.config), interval_s=2.0)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """The run's own record that an attempt began, and how it ended."""
+        name = f"driver-{self.attempt:04d}-{time.time_ns()}.jsonl"
+        with EventWriter(self.run.events / name) as events:
+            events.write(RunStarted(self.attempt))
+            try:
+                yield
+            except Exception as error:
+                events.write(RunFinished("failed", str(error)))
+                raise
+            except BaseException:
+                events.write(RunFinished("resumable"))
+                raise
+            events.write(RunFinished("done" if self.finished else "resumable"))
 
     def _plan(self, prepared: Prepared, spec: StreamSpec) -> TrainPlan:
         fork = self.config.run.fork
@@ -144,8 +162,8 @@ class Training:
         for info in list_checkpoints(self.run.checkpoints):
             evaluation_events(self.run.path, info.path, info.step, self._validation(prepared), self.executor.evaluate)
 
-    def _say_the_end(self, finished: bool) -> None:
-        if not finished:
+    def _say_the_end(self) -> None:
+        if not self.finished:
             self.run.set_status("resumable")
             self.reporter.line(f"run {self.run.name!r} was stopped and is resumable: {summary_line(self.run)}")
             self.reporter.line("the same command goes on from there")
@@ -192,7 +210,7 @@ def _difference(before: StreamSpec, after: StreamSpec) -> str:
 def stop_on_signals(run: Run, reporter: Reporter) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask the run to save and end after the current step; a second Ctrl-C ends it at once."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int, _: FrameType | None) -> None:
         if (run.path / "stop").exists() and number == signal.SIGINT:
             raise KeyboardInterrupt
         (run.path / "stop").write_text(f"{signal.Signals(number).name} at {time.time():.0f}\n")
@@ -212,9 +230,9 @@ def show_result(space: Workspace, run: Run, reporter: Reporter) -> None:
     """The table on the test split, and what to do next, as commands that can be pasted."""
     rows = result_table(run)
     if rows:
-        reporter.table("Test split, best checkpoint on average", rows, "the interval is the 95 % bootstrap over examples")
+        reporter.table(
+            "Test split, best checkpoint on average", rows, "interval: 95 % bootstrap over examples"
+        )
     reporter.line("next:")
     for command in next_commands(space, run):
         reporter.line(f"  {command}")
-
-

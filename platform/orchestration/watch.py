@@ -52,7 +52,9 @@ class Watcher:
                 interval = "" if record.low is None else f" ({record.low:.1f} to {record.high:.1f})"
                 value = f"{record.value:.1f}{interval}"
                 where = f"{record.split}, step {record.step}, {record.examples} rows"
-                self.reporter.line(f"  {record.task} {record.metric} {value}, {where}; evaluation took {record.seconds:.1f} s")
+                self.reporter.line(
+                    f"  {record.task} {record.metric} {value}, {where}; evaluation took {record.seconds:.1f} s"
+                )
             case Note():
                 self.reporter.line(record.text)
 

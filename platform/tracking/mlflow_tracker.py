@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,6 +91,13 @@ class _Checkpoint:
     version: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
+    def metric(self, name: str, value: float, step: int, time_s: float, *, of_model: bool = True) -> Metric:
+        """A metric of its row and, if wanted, of its model. Five digits, as many as a column shows."""
+        from mlflow.entities import Metric
+
+        model = {"model_id": self.model_id, "run_id": self.run_id} if of_model else {}
+        return Metric(name, float(f"{value:.5g}"), int(time_s * 1000), step, **model)
+
 
 @dataclass
 class _State:
@@ -101,8 +109,8 @@ class _State:
     positions: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     """The last step sent, by metric. A run that resumed from an earlier checkpoint repeats steps; they are not sent."""
-    loss: list[tuple[int, float]] = field(default_factory=list)
-    """The newest point of the training loss."""
+    loss: float | None = None
+    """The newest training loss."""
     checkpoints: dict[str, _Checkpoint] = field(default_factory=dict)
     results: list[EvaluationResult] = field(default_factory=list)
     averages: dict[str, float] = field(default_factory=dict)
@@ -171,7 +179,9 @@ class MlflowTracker:
         self._ensure_run(records[0])
         self._send_curves([record for record in records if isinstance(record, TrainPoint)])
         for record in records:
-            if isinstance(record, CheckpointCommitted):
+            if isinstance(record, TrainPoint):
+                self._state.loss = record.metrics.get("loss", self._state.loss)
+            elif isinstance(record, CheckpointCommitted):
                 self._ensure_checkpoint(record)
         results = evaluation_results(records)
         if results:
@@ -245,8 +255,6 @@ class MlflowTracker:
                 if point.step > steps.get(name, -1):
                     steps[name] = point.step
                     metrics.append(Metric(_metric_key(name), value, int(point.time_s * 1000), point.step))
-                    if name == "loss":
-                        self._state.loss = [(point.step, value)]
         self._send(self.run_id, metrics)
         self._state.steps = steps
 
@@ -260,10 +268,10 @@ class MlflowTracker:
             return
         run = self._checkpoint_run(record)
         model = self._checkpoint_model(record, run)
-        self._state.checkpoints[str(record.step)] = _Checkpoint(str(run.info.run_id), str(model.model_id))
-        if self._state.loss:
-            _, loss = self._state.loss[0]
-            self._send_to_model(record.step, {"loss": loss}, record.time_s)
+        checkpoint = _Checkpoint(str(run.info.run_id), str(model.model_id))
+        if self._state.loss is not None:
+            self._send(checkpoint.run_id, [checkpoint.metric("loss", self._state.loss, record.step, record.time_s)])
+        self._state.checkpoints[str(record.step)] = checkpoint
         self._save()
 
     def _checkpoint_run(self, record: CheckpointCommitted) -> Run:
@@ -308,20 +316,23 @@ class MlflowTracker:
         """Send evaluation results to their checkpoints and as curves, then say anew which checkpoint is best."""
         from mlflow.entities import Metric
 
-        self._state.results += results
-        headlines = self._headlines()
-        curves = []
+        # After a failure half-way the same results come again.
+        known = set(self._state.results)
+        self._state.results += [result for result in results if result not in known]
+        headlines, curve = self._headlines(), []
         for step in sorted({result.step for result in results}):
             mine = [result for result in results if result.step == step]
+            self._ensure_checkpoint(CheckpointCommitted(step, "", time_s=mine[0].time_s))
+            checkpoint, metrics = self._state.checkpoints[str(step)], []
             for result in mine:
-                self._ensure_checkpoint(CheckpointCommitted(step, "", time_s=result.time_s))
-                name, value, time_ms = self._name(result), result.value, int(result.time_s * 1000)
-                self._send_to_model(step, {name: value}, result.time_s, to_model=name in headlines)
-                curve = f"{result.split}/{result.task}/{result.metric}"
-                curves.append(Metric(_metric_key(curve), value, time_ms, step))
-            self._describe_checkpoint(step, max(result.time_s for result in mine))
-        self._send(self.run_id, curves)
-        self._rank(max(result.time_s for result in results), headlines)
+                name = self._name(result)
+                metrics.append(checkpoint.metric(name, result.value, step, result.time_s, of_model=name in headlines))
+                of_run = _metric_key(f"{result.split}/{result.task}/{result.metric}")
+                curve.append(Metric(of_run, result.value, int(result.time_s * 1000), step))
+            self._send(checkpoint.run_id, metrics)
+            self._describe_checkpoint(step, mine[-1].time_s)
+        self._send(self.run_id, curve)
+        self._rank(headlines)
 
     def _headlines(self) -> list[str]:
         """Names of the headline metrics, the picking split's first; as many as a model's page can take."""
@@ -335,32 +346,23 @@ class MlflowTracker:
     def _name(self, result: EvaluationResult) -> str:
         return _metric_key(pages.metric_name(result, self.split))
 
-    def _send_to_model(self, step: int, values: Mapping[str, float], time_s: float, *, to_model: bool = True) -> None:
-        """Metrics of a checkpoint: on its row, and on its model. Five digits, as many as a column shows."""
-        from mlflow.entities import Metric
-
-        checkpoint = self._state.checkpoints[str(step)]
-        model = {"model_id": checkpoint.model_id, "run_id": checkpoint.run_id} if to_model else {}
-        time_ms = int(time_s * 1000)
-        self._send(
-            checkpoint.run_id,
-            [Metric(name, float(f"{value:.5g}"), time_ms, step, **model) for name, value in values.items()],
-        )
-
-    def _rank(self, time_s: float, headlines: Sequence[str]) -> None:
+    def _rank(self, headlines: Sequence[str]) -> None:
         from mlflow.entities import Metric
 
         found, curve = self.scores(), []
         for one in found:
-            if one.average is not None and self._state.averages.get(str(one.step)) != one.average:
-                self._send_to_model(one.step, {AVERAGE: one.average}, time_s)
-                curve.append(Metric(f"{self.split}/{AVERAGE}", one.average, int(time_s * 1000), one.step))
-                self._state.averages[str(one.step)] = one.average
+            if one.average is None or self._state.averages.get(str(one.step)) == one.average:
+                continue
+            checkpoint = self._state.checkpoints[str(one.step)]
+            time_s = max(result.time_s for result in one.results.values())
+            self._send(checkpoint.run_id, [checkpoint.metric(AVERAGE, one.average, one.step, time_s)])
+            curve.append(Metric(f"{self.split}/{AVERAGE}", one.average, int(time_s * 1000), one.step))
         self._send(self.run_id, curve)
+        self._state.averages = {str(one.step): one.average for one in found if one.average is not None}
         self._mark(found)
         self._promote(found)
         self._describe_run(found)
-        self._show(headlines, time_s)
+        self._show(headlines)
 
     def _mark(self, found: Sequence[CheckpointScores]) -> None:
         """Tag rows and models of checkpoints with what they are best for; a better one takes the tags over."""
@@ -402,15 +404,21 @@ class MlflowTracker:
             )
 
     def _register(self, step: int, checkpoint: _Checkpoint) -> str:
-        uri = self._client.get_logged_model(checkpoint.model_id).tags.get(_URI, "")
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+        model = self._client.get_logged_model(checkpoint.model_id)
         version = self._client.create_model_version(
             self.run_name,
-            source=f"models:/{checkpoint.model_id}",
+            # Not "models:/ID", which the store would look for at the address of the whole process.
+            source=model.artifact_location,
             run_id=checkpoint.run_id,
-            tags={"model_id": checkpoint.model_id, _URI: uri, "step": str(step)},
+            tags={"model_id": checkpoint.model_id, _URI: model.tags.get(_URI, ""), "step": str(step)},
             description=f"{self.run_name}@{step}",
             model_id=checkpoint.model_id,
         )
+        # The pages show a model's versions from this tag; MLflow's own function to register a model sets it too.
+        versions = [{"name": self.run_name, "version": version.version}]
+        self._client.set_logged_model_tags(checkpoint.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
         return str(version.version)
 
     def _describe_checkpoint(self, step: int, end_s: float) -> None:
@@ -427,10 +435,10 @@ class MlflowTracker:
             text = f"{self.run_name}@{one.step} ({pages.shown(value)})"
             self._client.set_tag(self.run_id, _metric_key(f"best {what}"), text)
 
-    def _show(self, headlines: Sequence[str], time_s: float) -> None:
+    def _show(self, headlines: Sequence[str]) -> None:
         """Keep the named view of the checkpoints up to date with the metrics there are."""
         first = [AVERAGE] if self._state.averages else []
-        view = pages.checkpoint_view(self.run_name, [*first, *headlines, "loss"], int(time_s * 1000))
+        view = pages.checkpoint_view(self.run_name, [*first, *headlines, "loss"], self._state.results[-1].time_s)
         name = pages.VIEW_TAG + self.run_name
         known = self._client.get_experiment(self.experiment_id).tags.get(name)
         if len(view) <= pages.MAX_VIEW_CHARACTERS and (known is None or _layout(known) != _layout(view)):
@@ -444,7 +452,8 @@ class MlflowTracker:
             self._client.set_terminated(self.run_id, _STATUS[record.status], end_time=int(record.time_s * 1000))
             self._client.set_tag(self.run_id, "status", f"{record.status}. {record.message}".strip())
         else:
-            self._client.set_tag(self.run_id, f"note {int(record.time_s)}", record.text)
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.time_s))
+            self._client.set_tag(self.run_id, f"note {when} UTC", record.text)
 
     def _save(self) -> None:
         write_json_atomically(self.state_path, asdict(self._state))

@@ -40,16 +40,17 @@ def run_link(base_url: str, experiment_id: str, run_id: str) -> str:
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{_MODE}"
 
 
-def checkpoint_view(run_name: str, metrics: Sequence[str], time_ms: int) -> str:
+def checkpoint_view(run_name: str, metrics: Sequence[str], time_s: float) -> str:
     """The value of the experiment's tag that holds the view behind `checkpoint_link`.
 
     `metrics` are the columns, the first of them the one to sort by.
     """
     columns = [
-        ("attributes.`Run Name`", 170),
-        *((f"metrics.`{metric}`", min(60 + 7 * len(metric), 300)) for metric in metrics),
-        (f"tags.`{BEST}`", 260),
-        (f"tags.`{PARETO}`", 80),
+        ("attributes.`Run Name`", 160),
+        # Wide enough for the task in "task/metric"; pointing at a head shows all of it.
+        *((f"metrics.`{metric}`", min(50 + 7 * len(metric), 155)) for metric in metrics),
+        (f"tags.`{BEST}`", 200),
+        (f"tags.`{PARETO}`", 70),
         ("attributes.`Models`", 220),
         ("runDateAndNestInfo", 140),
         ("duration", 80),
@@ -70,6 +71,7 @@ def checkpoint_view(run_name: str, metrics: Sequence[str], time_ms: int) -> str:
         "viewMaximized": True,
         "runListHidden": False,
     }
+    time_ms = int(time_s * 1000)
     view = {"name": f"checkpoints of {run_name}", "createdAt": time_ms, "updatedAt": time_ms}
     return json.dumps(view | {"state": json.dumps(state)})
 
@@ -102,8 +104,10 @@ def run_description(run_name: str, found: Sequence[CheckpointScores]) -> str:
         values = [shown(one.average), *(shown(one.value(task)) for task in tasks)]
         on_front = "yes" if one.step in front else ""
         lines.append(_line([f"{run_name}@{one.step}", *values, ", ".join(marks[one.step]), on_front]))
-    use = f"Use one with `mixtura predict {run_name}@STEP`; `mixtura checkpoints pick {run_name}` shows this table."
-    return "\n".join(["Checkpoints on the validation split, best average first.", "", *lines, "", use])
+    best = next((one for one in found if one.average is not None), None)
+    head = f"Best on average: **{run_name}@{best.step}** ({shown(best.average)}). " if best is not None else ""
+    use = f"`mixtura predict {run_name}@STEP` answers with a checkpoint; `mixtura checkpoints list {run_name}` lists them."
+    return "\n".join([head + use, "", *lines])
 
 
 def checkpoint_description(results: Sequence[EvaluationResult]) -> str:

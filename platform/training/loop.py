@@ -139,7 +139,7 @@ class TrainingLoop:
         return True
 
     def _totals(self, batch: Batch) -> _Totals:
-        """One sum over the ranks: tokens, the wish to stop, counters by task, and each row's fingerprint in its place."""
+        """One sum over the ranks: tokens, the wish to stop, counters, and each row's fingerprint in its place."""
         rows = np.zeros(self.settings.global_batch_size, dtype=np.uint64)
         rows[batch.rows] = batch.fingerprints()
         tokens = int((batch.features["decoder_loss_weights"] > 0).sum())
@@ -195,7 +195,9 @@ class TrainingLoop:
     def _refuse_non_finite(self, sums: Tensor) -> None:
         if bool(torch.isfinite(sums).all()):
             return
-        bad = [task for task, value in zip(self.settings.tasks, sums[0].tolist(), strict=True) if not np.isfinite(value)]
+        bad = [
+            task for task, value in zip(self.settings.tasks, sums[0].tolist(), strict=True) if not np.isfinite(value)
+        ]
         raise TrainingError(
             f"the loss is not finite at step {self.step + 1}, in {', '.join(bad)}. The last checkpoint is untouched: "
             "lower schedule.factor, or look at the batch with `mixtura stream show`"
@@ -231,9 +233,7 @@ class TrainingLoop:
         )
 
 
-def tasks_of_tokens(
-    segment_tasks: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
+def tasks_of_tokens(segment_tasks: npt.NDArray[np.int32], segment_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """The task of every position, -1 at padding.
 
     segment_tasks [rows, segments] and segment_ids [rows, length], where segment k + 1 is in column k.

@@ -42,7 +42,10 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={"PYTHONPATH": source})
     assert holder.stdout is not None
     assert holder.stdout.readline().strip() == b"held"
-    with pytest.raises(ResourceError, match=f"the run is taken: held by process {holder.pid}"), exclusive_lock(lock, "the run is taken"):
+    with (
+        pytest.raises(ResourceError, match=f"the run is taken: held by process {holder.pid}"),
+        exclusive_lock(lock, "the run is taken"),
+    ):
         pass
     holder.kill()
     holder.wait()

@@ -1,19 +1,23 @@
-"""Trains a small T5 in one of several processes that test_engine.py starts, and writes down what happened.
+"""Trains a small T5 with and without DeepSpeed in several processes, and writes down what happened.
 
-    python engine_runs.py FOLDER plain              PlainEngine alone: the reference
-    python engine_runs.py FOLDER RANK WORLD_SIZE    one rank of DeepSpeed; ranks of a world meet in a file, on no port
+    python engine_runs.py FOLDER
 
-Every run is a file in FOLDER, written whole. Runs that go on from another one wait for its files.
+One process is the reference (`PlainEngine`), the others are the ranks of worlds of 1, 2 and 3, which meet in files and
+open no port. Every rank's part of a run is a file in FOLDER, written whole; a run that goes on from another one waits
+for its files. test_engine.py reads them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ CONFIG = T5Config(
     tie_embeddings=False,
 )
 ROWS, INPUTS, TARGETS = 5, 16, 10
-STEPS, FEW, HALF, REST = 50, 20, 40, 50
+STEPS, FEW, HALF = 50, 20, 10
 LEARNING_RATES = {"adafactor": 0.05, "adamw": 0.001, "stock": 0.05}
 PATIENCE_S = 240.0
 
@@ -173,10 +177,12 @@ class Process:
         return train(engine, steps, LEARNING_RATES[optimizer], self.rank, self.world_size)
 
     def run(self, name: str, steps: int, optimizer: str = "adafactor", **kwargs: Any) -> None:
-        """A whole run, with its state at the start, at step HALF and at the end."""
+        """A whole run, with its state at steps HALF and FEW and at the end."""
         engine = self.make(new_model(), optimizer=OptimizerSettings(optimizer), **kwargs)
+        if "precision" in kwargs:
+            self.write(f"{name}-at-0", engine.snapshot())
         parts, begin = [], 0
-        for end in (0, HALF, steps):
+        for end in sorted({HALF, FEW, steps}):
             parts.append(self.train(engine, range(begin, end), optimizer))
             self.write(f"{name}-at-{end}", engine.snapshot())
             begin = end
@@ -186,7 +192,7 @@ class Process:
         engine.close()
 
     def go_on(self, name: str, source: str, source_ranks: int, optimizer: str, **kwargs: Any) -> None:
-        """Take the state of another run at step HALF, and go on to step REST."""
+        """Take the state of another run at step HALF, and go on to step FEW."""
         weights, state, step = whole(self.read(f"{source}-at-{HALF}", source_ranks))
         model = new_model()
         with torch.no_grad():
@@ -195,8 +201,8 @@ class Process:
         engine = self.make(model, optimizer=OptimizerSettings(optimizer), **kwargs)
         engine.restore(weights, state, step)
         self.write(f"{name}-at-{HALF}", engine.snapshot())
-        self.train(engine, range(HALF, REST), optimizer)
-        self.write(f"{name}-at-{REST}", engine.snapshot())
+        self.train(engine, range(HALF, FEW), optimizer)
+        self.write(f"{name}-at-{FEW}", engine.snapshot())
         engine.close()
 
     def clipped(self, name: str, **kwargs: Any) -> None:
@@ -262,12 +268,11 @@ def run_plain(folder: Path) -> None:
     process = Process(folder, 0, 1, PlainEngine)
     for optimizer in ("adafactor", "adamw"):
         process.run(f"plain-{optimizer}", STEPS, optimizer)
-        process.run(f"plain-bf16-{optimizer}", REST, optimizer, precision="bf16")
+    process.run("plain-bf16", FEW, "adafactor", precision="bf16")
     with stock_adafactor():
-        process.run("plain-stock", REST, "stock")
+        process.run("plain-stock", FEW, "stock")
     process.clipped("plain-clipped")
     process.frozen("plain-frozen")
-    process.not_finite("plain-not-finite")
 
 
 def make_deepspeed(model: torch.nn.Module, **kwargs: Any) -> Engine:
@@ -282,45 +287,55 @@ def run_deepspeed(folder: Path, rank: int, world_size: int) -> None:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     process = Process(folder, rank, world_size, make_deepspeed)
     if world_size == 3:
-        for stage, optimizer in ((1, "adamw"), (2, "adafactor")):
-            process.run(f"{stage}x3-{optimizer}", REST, optimizer, zero_stage=stage)
+        process.run("1x3-adamw", FEW, "adamw", zero_stage=1)
+        process.run("2x3-adafactor", FEW, "adafactor", zero_stage=2)
         return
     for stage in (0, 1, 2):
         for optimizer in ("adafactor", "adamw"):
             process.run(f"{stage}x{world_size}-{optimizer}", STEPS, optimizer, zero_stage=stage)
-    run_variants(process)
+    for stage in (0, 1, 2):
+        process.not_finite(f"{stage}x{world_size}-not-finite", zero_stage=stage)
+        process.clipped(f"{stage}x{world_size}-clipped", zero_stage=stage)
+    for stage in (1, 2) if world_size == 2 else (0, 1, 2):
+        process.run(f"{stage}x{world_size}-bf16", FEW, "adafactor", zero_stage=stage, precision="bf16")
+    process.frozen(f"1x{world_size}-frozen", zero_stage=1)
+    if world_size == 2:
+        with stock_adafactor():
+            process.run("2x2-stock", FEW, "stock", zero_stage=2)
+    for name, source, source_ranks, optimizer in moves(world_size):
+        process.go_on(name, source, source_ranks, optimizer, zero_stage=int(name[0]))
+
+
+def moves(world_size: int) -> Iterator[tuple[str, str, int, str]]:
+    """Into each stage: from the next stage with the other number of workers, and from the one after it with the same.
+
+    Name of the run, the run it goes on from, that one's number of ranks, and the optimizer.
+    """
     for stage in (0, 1, 2):
         for source_stage, source_ranks in (((stage + 1) % 3, 3 - world_size), ((stage + 2) % 3, world_size)):
             for optimizer in ("adafactor", "adamw"):
                 source = f"{source_stage}x{source_ranks}-{optimizer}"
-                name = f"{stage}x{world_size}-from-{source}"
-                process.go_on(name, source, source_ranks, optimizer, zero_stage=stage)
+                yield f"{stage}x{world_size}-from-{source}", source, source_ranks, optimizer
 
 
-def run_variants(process: Process) -> None:
-    world_size = process.world_size
-    for stage in (0, 1, 2):
-        name = f"{stage}x{world_size}"
-        process.run(f"{name}-bf16-adafactor", REST, "adafactor", zero_stage=stage, precision="bf16")
-        process.clipped(f"{name}-clipped", zero_stage=stage)
-        process.frozen(f"{name}-frozen", zero_stage=stage)
-        process.not_finite(f"{name}-not-finite", zero_stage=stage)
-    with stock_adafactor():
-        process.run(f"2x{world_size}-stock", REST, "stock", zero_stage=2)
+def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
-def main(arguments: list[str]) -> None:
-    torch.set_num_threads(1)
-    folder = Path(arguments[0])
-    if arguments[1] == "plain":
-        run_plain(folder)
-    else:
-        run_deepspeed(folder, int(arguments[1]), int(arguments[2]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # DeepSpeed's and gloo's threads need not be waited for.
-    os._exit(0)
+def main(folder: Path) -> int:
+    # Imported once, for all processes that are forked from this one.
+    engines._import_deepspeed()
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    processes = [start(run_plain, folder)]
+    processes += [start(run_deepspeed, folder, rank, size) for size in (2, 1, 3) for rank in range(size)]
+    for process in processes:
+        process.join()
+    return max(abs(process.exitcode or 0) for process in processes)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    sys.exit(main(Path(sys.argv[1])))

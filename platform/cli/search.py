@@ -1,0 +1,7 @@
+"""`mixtura search`."""
+
+from __future__ import annotations
+
+
+def search() -> None:
+    """Search."""
