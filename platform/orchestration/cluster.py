@@ -59,7 +59,8 @@ def divide(cpus: float, gpus: float, settings: ExecutorSection) -> Ledger:
     if share < _SMALLEST_SHARE * workers:
         raise ResourceError(
             f"{workers} workers with {worker:g} CPUs each leave {max(0.0, cpus - worker * workers):g} of {cpus:g} CPUs "
-            "for building blocks and evaluation, which would wait for ever: lower executor.cpus_per_worker or executor.workers"
+            "for building blocks and evaluation, which would wait for ever: "
+            "lower executor.cpus_per_worker or executor.workers"
         )
     builder = _rounded(min(1.0, share / workers))
     evaluator = _rounded(min(1.0, share / 2)) if settings.gpus_per_worker == 0 else min(1.0, share)

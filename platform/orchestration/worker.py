@@ -125,7 +125,7 @@ class Rank:
     def _go_on(
         self, engine: Engine, names: Mapping[str, str], events: EventWriter | None
     ) -> tuple[int, dict[str, Any]]:
-        """Restore the last verified checkpoint, which rank 0 picks for all; or begin, with a fork's weights if asked."""
+        """Restore the last verified checkpoint, which rank 0 picks for all; or begin, with a fork's state if asked."""
         info, skipped = latest_verified(self.run.checkpoints) if self.rank == 0 else (None, [])
         for bad in skipped:
             if events is not None:

@@ -307,9 +307,10 @@ class MlflowTracker:
             )
         if model.status != LoggedModelStatus.READY:
             model = self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        outputs = self._client.get_run(self.run_id).outputs
-        if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
-            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, record.step)])
+        for run_id in (self.run_id, run.info.run_id):
+            outputs = self._client.get_run(run_id).outputs
+            if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
+                self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record.step)])
         return model
 
     def _send_results(self, results: Sequence[EvaluationResult]) -> None:
@@ -437,8 +438,10 @@ class MlflowTracker:
 
     def _show(self, headlines: Sequence[str]) -> None:
         """Keep the named view of the checkpoints up to date with the metrics there are."""
-        first = [AVERAGE] if self._state.averages else []
-        view = pages.checkpoint_view(self.run_name, [*first, *headlines, "loss"], self._state.results[-1].time_s)
+        picked_by = {self._name(result) for result in self._state.results if result.split == self.split}
+        first = [AVERAGE] * bool(self._state.averages) + [name for name in headlines if name in picked_by]
+        more = [name for name in headlines if name not in picked_by] + ["loss"]
+        view = pages.checkpoint_view(self.run_name, first or more, more, self._state.results[-1].time_s)
         name = pages.VIEW_TAG + self.run_name
         known = self._client.get_experiment(self.experiment_id).tags.get(name)
         if len(view) <= pages.MAX_VIEW_CHARACTERS and (known is None or _layout(known) != _layout(view)):

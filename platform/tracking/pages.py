@@ -40,21 +40,23 @@ def run_link(base_url: str, experiment_id: str, run_id: str) -> str:
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{_MODE}"
 
 
-def checkpoint_view(run_name: str, metrics: Sequence[str], time_s: float) -> str:
+def checkpoint_view(run_name: str, metrics: Sequence[str], more_metrics: Sequence[str], time_s: float) -> str:
     """The value of the experiment's tag that holds the view behind `checkpoint_link`.
 
-    `metrics` are the columns, the first of them the one to sort by.
+    `metrics` are the first columns, and the first of them is the one to sort by; `more_metrics` come at the end.
     """
-    columns = [
-        ("attributes.`Run Name`", 160),
-        # Wide enough for the task in "task/metric"; pointing at a head shows all of it.
-        *((f"metrics.`{metric}`", min(50 + 7 * len(metric), 155)) for metric in metrics),
-        (f"tags.`{BEST}`", 200),
-        (f"tags.`{PARETO}`", 70),
-        ("attributes.`Models`", 220),
-        ("runDateAndNestInfo", 140),
-        ("duration", 80),
-    ]
+    # Wide enough for the task in "task/metric"; pointing at a head shows all of it.
+    widths = {f"metrics.`{metric}`": min(50 + 7 * len(metric), 155) for metric in [*metrics, *more_metrics]}
+    columns = {
+        "attributes.`Run Name`": 160,
+        "runDateAndNestInfo": 140,
+        **{f"metrics.`{metric}`": widths[f"metrics.`{metric}`"] for metric in metrics},
+        f"tags.`{BEST}`": 200,
+        f"tags.`{PARETO}`": 70,
+        "attributes.`Models`": 220,
+        **widths,
+        "duration": 80,
+    }
     state = {
         "searchFilter": f'tags.`{CHECKPOINT_OF}` = "{run_name}"',
         "orderByKey": f"metrics.`{metrics[0]}`",

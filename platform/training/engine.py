@@ -360,7 +360,7 @@ def _share_first_weights(model: nn.Module) -> None:
 
 
 def _on_gpu() -> bool:
-    return torch.cuda.is_available() and "nccl" in dist.get_backend()
+    return torch.cuda.is_available() and "nccl" in dist.get_backend_config()
 
 
 def _import_deepspeed() -> Any:

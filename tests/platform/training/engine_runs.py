@@ -34,7 +34,7 @@ from mixtura.platform.training import engine as engines
 from mixtura.platform.training.engine import Engine, PlainEngine, create_engine, initialize_distributed_single_process
 from mixtura.platform.training.loss import cross_entropy
 from mixtura.platform.training.optimizer import OptimizerSettings
-from mixtura.platform.training.snapshot import Snapshot
+from mixtura.platform.training.snapshot import Fragment, FragmentState, Snapshot
 
 CONFIG = T5Config(
     vocab_size=256,
@@ -171,7 +171,7 @@ class Process:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} was not written by {ranks} ranks")
             time.sleep(0.1)
-        return [torch.load(path, weights_only=False) for path in paths]
+        return [load(path) for path in paths]
 
     def train(self, engine: Engine, steps: range, optimizer: str) -> Run:
         return train(engine, steps, LEARNING_RATES[optimizer], self.rank, self.world_size)
@@ -240,6 +240,11 @@ class Process:
         self.train(engine, range(2, 3), "adafactor")
         self.write(name, {"message": message})
         engine.close()
+
+
+def load(path: Path) -> Any:
+    with torch.serialization.safe_globals([Snapshot, FragmentState, Fragment]):
+        return torch.load(path, weights_only=True)
 
 
 def whole(snapshots: list[Snapshot]) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]], int]:

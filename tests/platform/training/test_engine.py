@@ -61,7 +61,7 @@ class Runs:
     def ranks(self, name: str) -> list[Any]:
         paths = sorted(self.folder.glob(f"{name}.?.pt"))
         assert paths, f"no process wrote {name}"
-        return [torch.load(path, weights_only=False) for path in paths]
+        return [self.script.load(path) for path in paths]
 
     def losses(self, name: str) -> Tensor:
         """Loss of every step in nats a token of the global batch."""

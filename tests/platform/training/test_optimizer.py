@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -122,7 +123,7 @@ def test_adamw_is_that_of_pytorch() -> None:
 
 def test_what_an_optimizer_has_not_is_refused() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
-    with pytest.raises(ConfigError, match="optimizer.name=adamw"):
+    with pytest.raises(ConfigError, match=r"optimizer\.name=adamw"):
         create_optimizer(OptimizerSettings(weight_decay=0.1), [weight])
     with pytest.raises(UnknownNameError, match="'adamw'"):
         create_optimizer(OptimizerSettings(name="adam"), [weight])
@@ -169,7 +170,7 @@ def partitions(values: dict[str, Tensor], edges: list[int]) -> list[ThreadLayout
     meeting = Meeting(len(edges) - 1)
     flat = torch.cat([value.reshape(-1) for value in values.values()])
     layouts = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         fragments, begin = [], 0
         for name, value in values.items():
             first, last = max(low, begin), min(high, begin + value.numel())
