@@ -102,8 +102,8 @@ class VocabularySection(Section):
 
     path: Annotated[str | None, STREAM] = None
     """A `spiece.model`; if not given, one is trained on the mixture's own text."""
-    size: Annotated[int, STREAM] = Field(default=32_000, ge=300)
-    """Pieces of a vocabulary trained here; 100 sentinels are added on top."""
+    size: Annotated[int, STREAM] = Field(default=32_100, ge=300)
+    """Usable ids of a vocabulary trained here, its 100 sentinels among them; embeddings round up to 128."""
 
 
 class MixtureTask(Section):
@@ -152,10 +152,10 @@ class DataSection(Section):
     """Shards whose segments are shuffled together."""
     segment_rows: Annotated[int, STREAM] = Field(default=256, ge=1)
     """Neighbouring rows that are read together."""
-    shards: Annotated[int, FREE] = Field(default=2, ge=1)
-    """Ray Data prepares this many shards of a split at the same time."""
+    prepare_at_once: Annotated[int, FREE] = Field(default=2, ge=1)
+    """Shards that Ray Data prepares at the same time."""
     prefetch_blocks: Annotated[int, FREE] = Field(default=4, ge=1)
-    """Blocks of a lane that a worker's Ray Data pipeline may be ahead by, a window."""
+    """Blocks of each of its lanes in one window of a worker's Ray Data pipeline; so far it is ahead."""
 
 
 class OptimizerSection(Section):

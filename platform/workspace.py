@@ -59,6 +59,11 @@ class Run:
         """Folder of what its checkpoints answered."""
         return self.path / "predictions"
 
+    @property
+    def losses_plot(self) -> Path:
+        """A picture of the training losses by task."""
+        return self.path / "losses.png"
+
     def exists(self) -> bool:
         """Whether a run of this name was ever started."""
         return (self.path / "run.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ Job = dict[str, Any]
 
 class Executor(Protocol):
     """Runs functions many times; decides nothing about their results."""
+
+    threads: int
+    """Threads of one training process."""
 
     def describe(self) -> str:
         """Where the work runs, in one line."""
@@ -31,6 +35,9 @@ class Executor(Protocol):
 
 class InlineExecutor:
     """Everything in this process, one after the other, without Ray."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or os.cpu_count() or 1
 
     def describe(self) -> str:
         """Where the work runs."""

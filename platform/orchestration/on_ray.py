@@ -26,6 +26,7 @@ class RayExecutor:
     def __init__(self, ledger: Ledger, max_failures: int, shards_at_once: int, blocks_per_lane: int) -> None:
         self.ledger, self.max_failures = ledger, max_failures
         self.shards_at_once, self.blocks_per_lane = shards_at_once, blocks_per_lane
+        self.threads = max(1, int(ledger.cpus / ledger.workers))
         self._evaluators: list[Any] = []
 
     def describe(self) -> str:
@@ -136,7 +137,11 @@ def _call_as_json(row: dict[str, Any], function: Callable[[Job], Job]) -> dict[s
 def _train_rank(given: dict[str, Any]) -> None:
     """What Ray Train runs in each worker."""
     import ray.train
+    import torch
+    from ray.train.torch import get_device
 
+    if get_device().type == "cuda":
+        torch.cuda.set_device(get_device())
     plan = TrainPlan(**given["plan"])
     run, context = Run(Path(plan.run)), ray.train.get_context()
     if (run.path / "failure.json").exists():

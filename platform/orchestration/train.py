@@ -27,7 +27,8 @@ from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
-from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStarted
+from mixtura.platform.tracking.plot import plot_losses
+from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStarted, read_events
 from mixtura.platform.tracking.tracker import Tailer
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace, workspace
@@ -43,7 +44,9 @@ def executor_for(config: Config) -> Iterator[Executor]:
     from mixtura.platform.orchestration.on_ray import RayExecutor
 
     with connected(config.executor) as ledger:
-        yield RayExecutor(ledger, config.executor.max_failures, config.data.shards, config.data.prefetch_blocks)
+        yield RayExecutor(
+            ledger, config.executor.max_failures, config.data.prepare_at_once, config.data.prefetch_blocks
+        )
 
 
 def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
@@ -142,6 +145,7 @@ class Training:
             stream=spec.to_dict(),
             vocabulary=str(prepared.vocabulary),
             attempt=self.attempt,
+            threads=self.executor.threads,
             fork=None if fork is None else str(checkpoint_path(self.space, fork)),
         )
 
@@ -169,6 +173,7 @@ class Training:
             self.reporter.line("the same command goes on from there")
             return
         self.run.set_status("done")
+        plot_losses(read_events(self.run.events), f"Training loss by task, run {self.run.name}", self.run.losses_plot)
         for text in self._data_statistics():
             self.reporter.line(text)
         show_result(self.space, self.run, self.reporter)
@@ -230,9 +235,8 @@ def show_result(space: Workspace, run: Run, reporter: Reporter) -> None:
     """The table on the test split, and what to do next, as commands that can be pasted."""
     rows = result_table(run)
     if rows:
-        reporter.table(
-            "Test split, best checkpoint on average", rows, "interval: 95 % bootstrap over examples"
-        )
+        reporter.table("Test split, best checkpoint on average", rows, "interval: 95 % bootstrap over examples")
+    reporter.line(f"loss curves by task: {run.losses_plot}")
     reporter.line("next:")
     for command in next_commands(space, run):
         reporter.line(f"  {command}")

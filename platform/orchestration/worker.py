@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +20,17 @@ from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.errors import MixturaError
 from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.orchestration import assemble
-from mixtura.platform.tracking.records import CheckpointCommitted, EventWriter, Note, TrainPoint
+from mixtura.platform.tracking.records import CheckpointCommitted, EventWriter, Note, TrainPoint, read_events
+from mixtura.platform.tracking.selection import best_for, pareto_front, scores
 from mixtura.platform.training.checkpoint import (
     CheckpointInfo,
+    delete_checkpoint,
     latest_verified,
+    list_checkpoints,
     read_optimizer,
     read_state,
     read_weights,
+    retain,
 )
 from mixtura.platform.training.checkpoint_writer import CheckpointWriter
 from mixtura.platform.training.engine import Engine, create_engine
@@ -54,6 +59,7 @@ class TrainPlan:
     fork: str | None = None
     """Checkpoint folder whose weights and optimizer state a new run begins with."""
     threads: int = 1
+    """Of torch in this process, where the model is on the CPU; never more than the machine has."""
 
     @property
     def tree(self) -> Config:
@@ -90,7 +96,7 @@ class Rank:
                 return self._train(events)
 
     def _train(self, events: EventWriter | None) -> bool:
-        torch.set_num_threads(self.plan.threads)
+        torch.set_num_threads(max(1, min(self.plan.threads, os.cpu_count() or 1)))
         vocabulary = Vocabulary(self.plan.vocabulary)
         architecture = assemble.model_config(self.config.model, vocabulary.embedding_rows)
         model = assemble.build_model(architecture, self.config.run.seed, self.config.model.attention)
@@ -102,6 +108,8 @@ class Rank:
             passthrough=self.config.training.deepspeed,
         )
         names = assemble.hf_names(model)
+        if events is not None and engine.notes:
+            events.write(*(Note(note) for note in engine.notes))
         step, state = self._go_on(engine, names, events)
         stream = MixtureStream(StreamSpec.from_dict(self.plan.stream))
         stream.open()
@@ -187,6 +195,19 @@ class Rank:
                 events.write(CheckpointCommitted(info.step, str(info.path)))
                 if self.config.evaluation.when == "pause":
                     self.evaluate(info.path, info.step)
+        if infos and self.config.evaluation.when == "pause":
+            self._delete_superseded()
+
+    def _delete_superseded(self) -> None:
+        """Keep the newest checkpoints, and those that are best for a task or on average, or that no other one beats."""
+        found = scores(read_events(self.run.events))
+        protected = {
+            *(step for step, what in best_for(found).items() if what),
+            *(one.step for one in pareto_front(found)),
+        }
+        infos = {info.step: info for info in list_checkpoints(self.run.checkpoints)}
+        for step in retain(infos.values(), self.config.checkpoints.keep, protected):
+            delete_checkpoint(infos[step])
 
     def _settings(self, reader: RankStream) -> LoopSettings:
         spec, training = reader.stream.spec, self.config.training

@@ -65,11 +65,9 @@ def checkpoint_view(run_name: str, metrics: Sequence[str], more_metrics: Sequenc
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-        "selectedColumns": [
-            name for name, _ in columns if name.startswith(("metrics.", "tags.", "attributes.`Models`"))
-        ],
-        "columnOrder": [name for name, _ in columns],
-        "columnWidths": dict(columns),
+        "selectedColumns": [name for name in columns if name.startswith(("metrics.", "tags.", "attributes.`Models`"))],
+        "columnOrder": list(columns),
+        "columnWidths": columns,
         "viewMaximized": True,
         "runListHidden": False,
     }
@@ -108,7 +106,7 @@ def run_description(run_name: str, found: Sequence[CheckpointScores]) -> str:
         lines.append(_line([f"{run_name}@{one.step}", *values, ", ".join(marks[one.step]), on_front]))
     best = next((one for one in found if one.average is not None), None)
     head = f"Best on average: **{run_name}@{best.step}** ({shown(best.average)}). " if best is not None else ""
-    use = f"`mixtura predict {run_name}@STEP` answers with a checkpoint; `mixtura checkpoints list {run_name}` lists them."
+    use = f"To use one: `mixtura predict {run_name}@STEP`. This table: `mixtura checkpoints list {run_name}`."
     return "\n".join([head + use, "", *lines])
 
 

@@ -19,7 +19,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """Forward keeps only the logits and one number per token; backward fills one tensor of the logits' size."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float, label_smoothing: float
     ) -> tuple[Tensor, Tensor]:
         log_z = torch.logsumexp(logits, dim=-1)
