@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -269,6 +270,14 @@ class SearchSection(Section):
     weight: Annotated[tuple[float, float], FREE] = (0.25, 4.0)
     """Range of each task's weight, searched on a logarithmic scale."""
 
+    @field_validator("temperature", "weight")
+    @classmethod
+    def _range_is_ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        low, high = value
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"{low:g} to {high:g} is no range on a logarithmic scale: give 0 < low <= high")
+        return value
+
 
 class Config(Section):
     """Everything that decides a run."""
@@ -366,15 +375,16 @@ def recipe_name(recipe: str) -> str:
     >>> recipe_name("quickstart"), recipe_name("recipes/mine.yaml")
     ('quickstart', 'mine')
     """
-    return Path(recipe).stem if _is_file(recipe) else recipe
+    return Path(recipe).stem if is_file(recipe) else recipe
 
 
-def _is_file(recipe: str) -> bool:
+def is_file(recipe: str) -> bool:
+    """Whether a recipe argument names a file rather than a packaged recipe."""
     return "/" in recipe or recipe.endswith((".yaml", ".yml"))
 
 
 def _read_recipe(recipe: str, beside: Path | None = None) -> tuple[dict[str, Any], Path | None]:
-    if _is_file(recipe):
+    if is_file(recipe):
         path = Path(recipe) if beside is None else beside / recipe
         if not path.is_file():
             raise ConfigError(f"recipe {recipe!r} is a file by its name, but {path} is not there")
@@ -436,6 +446,18 @@ def _override(text: str) -> dict[str, Any]:
     for part in reversed(path.split(".")):
         nested = {part: nested}
     return dict(nested)
+
+
+def override_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """What dotted overrides say, as a recipe would say it.
+
+    >>> override_values(["training.steps=500", "training.z_loss=0"])
+    {'training': {'steps': 500, 'z_loss': 0}}
+    """
+    values: dict[str, Any] = {}
+    for text in overrides:
+        values = merged(values, _override(text))
+    return values
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:

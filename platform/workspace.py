@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -81,18 +81,23 @@ class Run:
         """Write down `running`, `resumable`, `done` or `failed`, with the time."""
         write_json_atomically(self.path / "run.json", {**self.facts(), **facts, "status": status, "at": time.time()})
 
-    def begin(self, recipe: str, config: Config) -> int:
+    def begin(self, recipe: str, config: Config, kind: Literal["train", "search"] = "train") -> int:
         """Take up the run with this configuration: check it against the last attempt's, store it, count the attempt.
 
-        Raises RunError with the difference where a key that makes the run what it is was changed.
+        Raises RunError with the difference where a key that makes the run what it is was changed, or where the run of
+        this name is one of another kind.
         """
         facts = self.facts()
         if facts:
+            if facts.get("kind", "train") != kind:
+                raise RunError(
+                    f"run {self.name!r} was begun by `mixtura {facts.get('kind', 'train')}`: use another run.name"
+                )
             refuse_changed_identity(self.name, self.config(), config)
         attempt = int(facts.get("attempts", 0)) + 1
         self.path.mkdir(parents=True, exist_ok=True)
         write_bytes_atomically(self.path / "config.yaml", config.to_yaml().encode())
-        self.set_status("running", recipe=recipe, identity=config.identity(), attempts=attempt)
+        self.set_status("running", kind=kind, recipe=recipe, identity=config.identity(), attempts=attempt)
         return attempt
 
     @contextlib.contextmanager
@@ -165,7 +170,7 @@ def workspace(root: str) -> Workspace:
 
 def in_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`."""
-    return "RAY_JOB_SUBMISSION_ID" in os.environ or "runtime_resources/working_dir_files" in str(Path.cwd())
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "runtime_resources/working_dir_files" in str(Path.cwd())
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import pkgutil
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import mixtura
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -85,7 +83,10 @@ def test_nothing_imports_the_rooms_that_join_everything() -> None:
         for path, tree in sources()
         for name in imported(tree)
         if (name.startswith("mixtura.platform.cli") and not path.startswith("platform/cli/"))
-        or (name.startswith("mixtura.platform.orchestration") and not path.startswith(("platform/orchestration/", "platform/cli/")))
+        or (
+            name.startswith("mixtura.platform.orchestration")
+            and not path.startswith(("platform/orchestration/", "platform/cli/"))
+        )
     ]
     assert not wrong
 
@@ -97,14 +98,33 @@ def test_platform_is_never_a_package_of_its_own() -> None:
 @pytest.mark.parametrize("folder", [".", "src", "platform"])
 def test_import_platform_is_the_standard_library_from_here(folder: str) -> None:
     code = "import platform; print(platform.system(), platform.__file__)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY / folder, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY / folder, capture_output=True, text=True, check=True
+    )
     assert str(REPOSITORY / "platform") not in result.stdout
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_import_platform_is_the_standard_library_on_a_ray_worker(ray_cluster: None) -> None:
+    import ray
+
+    def look() -> tuple[str, str]:
+        import platform
+
+        import mixtura.platform.errors
+
+        assert platform.system()
+        return str(platform.__file__), str(mixtura.platform.errors.__file__)
+
+    standard, ours = ray.get(ray.remote(num_cpus=0.1)(look).remote())
+    assert not Path(standard).resolve().is_relative_to(REPOSITORY)
+    assert Path(ours).resolve() == REPOSITORY / "platform/errors.py"
+
+
 def test_no_module_is_loaded_under_two_names() -> None:
-    for module in pkgutil.walk_packages(mixtura.__path__, "mixtura."):
-        if not module.name.endswith("__main__"):
-            __import__(module.name)
+    for path, _ in sources():
+        importlib.import_module(".".join(("mixtura", *Path(path).with_suffix("").parts)).removesuffix(".__init__"))
     seen: dict[str, str] = {}
     twice = []
     for name, module in list(sys.modules.items()):
@@ -128,6 +148,11 @@ def test_help_loads_no_heavy_library() -> None:
         " if name in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env={"PYTHONPATH": "src"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip().endswith("[]"), result.stdout[-300:]

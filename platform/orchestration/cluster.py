@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from mixtura.platform.config import ExecutorSection
 from mixtura.platform.errors import ResourceError
 
 _SMALLEST_SHARE = 0.01
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ def connected(settings: ExecutorSection) -> Iterator[Ledger]:
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            _refuse_silence(address)
             ray.init(address=address, **options)
         else:
             ray.init(address="local", include_dashboard=False, **options)
-    except ConnectionError as error:
+    except OSError as error:
         raise ResourceError(
             f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`"
         ) from None
@@ -103,6 +106,13 @@ def connected(settings: ExecutorSection) -> Iterator[Ledger]:
         yield divide(resources.get("CPU", 0), resources.get("GPU", 0), settings)
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Raise where nobody listens at HOST:PORT: Ray itself would go on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
 
 
 def quiet_ray() -> None:

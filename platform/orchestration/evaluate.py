@@ -159,25 +159,29 @@ def evaluation_events(
     results = [_result(values) for values in evaluate(ready)]
     seconds = time.perf_counter() - started
     run.events.mkdir(exist_ok=True)
+    records = [record for result in results for record in _records(result, step, seconds)]
     with EventWriter(run.events / f"evaluate-{step:06d}-{jobs[0].split}-{time.time_ns()}.jsonl") as events:
-        for result in results:
-            for metric in result.metrics:
-                events.write(
-                    EvaluationResult(
-                        step=step,
-                        task=result.task,
-                        split=result.split,
-                        metric=metric.metric,
-                        value=metric.value,
-                        low=metric.low,
-                        high=metric.high,
-                        baseline=None if metric.baseline is None else metric.baseline.value,
-                        baseline_rule=None if metric.baseline is None else metric.baseline.rule,
-                        examples=result.examples,
-                        seconds=seconds,
-                    )
-                )
+        events.write(*records)
     return results
+
+
+def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationResult]:
+    return [
+        EvaluationResult(
+            step=step,
+            task=result.task,
+            split=result.split,
+            metric=metric.metric,
+            value=metric.value,
+            low=metric.low,
+            high=metric.high,
+            baseline=None if metric.baseline is None else metric.baseline.value,
+            baseline_rule=None if metric.baseline is None else metric.baseline.rule,
+            examples=result.examples,
+            seconds=seconds,
+        )
+        for metric in result.metrics
+    ]
 
 
 def _result(values: dict[str, Any]) -> TaskResult:

@@ -14,8 +14,10 @@ from typing import Any
 
 from mixtura.platform.config import Config, recipe_name
 from mixtura.platform.data.stream import StreamSpec
-from mixtura.platform.errors import RunError
+from mixtura.platform.data.vocabulary import ROWS_MULTIPLE
+from mixtura.platform.errors import RequestError, RunError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
+from mixtura.platform.orchestration.assemble import model_config
 from mixtura.platform.orchestration.evaluate import evaluation_events, jobs_for
 from mixtura.platform.orchestration.executor import Executor, InlineExecutor
 from mixtura.platform.orchestration.mixture import mixture_table, readable, stream_spec
@@ -32,6 +34,7 @@ from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStart
 from mixtura.platform.tracking.tracker import Tailer
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace, workspace
+from mixtura.tasks import get_task
 
 
 @contextlib.contextmanager
@@ -58,6 +61,7 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
             reporter.line(f"run {run.name!r} is done: {summary_line(run)}")
             show_result(space, run, reporter)
             return
+        refuse_bad_request(space, run, config)
         attempt = run.begin(recipe, config)
         describe(run, recipe, config, attempt, reporter)
         try:
@@ -67,6 +71,18 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
             reporter.settle()
             run.set_status("failed" if isinstance(error, Exception) else "resumable")
             raise
+
+
+def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
+    """Raise what a name or a file that is not there would raise later: then nothing was begun, and nothing is kept."""
+    for name in config.mixture.tasks:
+        get_task(name)
+    given = config.vocabulary.path
+    if given is not None and not Path(given).is_file():
+        raise RequestError(f"vocabulary.path is {given!r}, but there is no such file")
+    model_config(config.model, embedding_rows=ROWS_MULTIPLE)
+    if config.run.fork is not None and not list_checkpoints(run.checkpoints):
+        checkpoint_path(space, config.run.fork)
 
 
 def is_done(run: Run, config: Config) -> bool:
@@ -138,7 +154,7 @@ class Training:
             events.write(RunFinished("done" if self.finished else "resumable"))
 
     def _plan(self, prepared: Prepared, spec: StreamSpec) -> TrainPlan:
-        fork = self.config.run.fork
+        fork = None if list_checkpoints(self.run.checkpoints) else self.config.run.fork
         return TrainPlan(
             config=self.config.to_dict(),
             run=str(self.run.path),

@@ -17,10 +17,17 @@ from mixtura.platform.data.features import global_fingerprint
 from mixtura.platform.data.lanes import BlockSource, Position, RankStream, lane_positions
 from mixtura.platform.data.stream import MixtureStream, StreamSpec
 from mixtura.platform.data.vocabulary import Vocabulary
-from mixtura.platform.errors import MixturaError
+from mixtura.platform.errors import CheckpointError, MixturaError
 from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.orchestration import assemble
-from mixtura.platform.tracking.records import CheckpointCommitted, EventWriter, Note, TrainPoint, read_events
+from mixtura.platform.tracking.records import (
+    CheckpointCommitted,
+    EvaluationResult,
+    EventWriter,
+    Note,
+    TrainPoint,
+    read_events,
+)
 from mixtura.platform.tracking.selection import best_for, pareto_front, scores
 from mixtura.platform.training.checkpoint import (
     CheckpointInfo,
@@ -124,6 +131,8 @@ class Rank:
             attempt=f"{self.plan.attempt}-{step}",
         )
         try:
+            if events is not None:
+                self._catch_up(step, events)
             return self._loop(engine, reader, writer, events, step, state)
         finally:
             blocks.close()
@@ -142,6 +151,11 @@ class Rank:
         if step == 0:
             if self.plan.fork is not None:
                 _restore(engine, Path(self.plan.fork), names)
+            elif self.config.run.fork is not None:
+                raise CheckpointError(
+                    f"no checkpoint in {self.run.checkpoints} is whole, and the run began with the weights of "
+                    f"{self.config.run.fork}: remove that folder and run the same command to begin with them again"
+                )
             return 0, {}
         path = self.run.checkpoints / f"step-{step:06d}"
         _restore(engine, path, names)
@@ -187,6 +201,17 @@ class Rank:
         writer.wait()
         self._committed(writer, events)
         return finished
+
+    def _catch_up(self, step: int, events: EventWriter) -> None:
+        """Report and evaluate checkpoints that an attempt committed and was killed before it could."""
+        records = read_events(self.run.events)
+        reported = {record.step for record in records if isinstance(record, CheckpointCommitted)}
+        evaluated = {record.step for record in records if isinstance(record, EvaluationResult)}
+        for info in list_checkpoints(self.run.checkpoints):
+            if info.step <= step and info.step not in reported:
+                events.write(CheckpointCommitted(info.step, str(info.path)))
+            if info.step <= step and info.step not in evaluated and self.config.evaluation.when == "pause":
+                self.evaluate(info.path, info.step)
 
     def _committed(self, writer: CheckpointWriter, events: EventWriter | None) -> None:
         infos: list[CheckpointInfo] = writer.newly_committed()

@@ -66,17 +66,20 @@ def connect(store_uri: str) -> MlflowClient:
     for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         os.environ.setdefault(name, "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # whoever follows a run tries again anyway
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         client = MlflowClient(store_uri, registry_uri=store_uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise ResourceError(
-            f"the tracking store {store_uri} cannot be used ({error}); "
+            f"the tracking store {store_uri} cannot be used ({reason}); "
             "check MLFLOW_TRACKING_URI or tracking.uri, or leave both out to use the workspace's own store"
         ) from error
     return client
@@ -222,17 +225,18 @@ class MlflowTracker:
 
     def _ensure_run(self, first: Record) -> None:
         """Find or create the MLflow run. Its key is the time of the first record, which no other run shares."""
-        if self._state.run_id:
-            return
-        key = f"{self.run_name} {first.time_s:.6f}"
-        run = self._find_run(f"tags.`{_KEY}` = '{key}'")
-        if run is None:
-            tags = {_KEY: key, "mlflow.source.name": "mixtura", **self._tags}
-            start_ms = int(first.time_s * 1000)
-            run = self._client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=self.run_name)
-        self._state.run_id = str(run.info.run_id)
-        self._send_params(run)
-        self._save()
+        if not self._state.run_id:
+            key = f"{self.run_name} {first.time_s:.6f}"
+            run = self._find_run(f"tags.`{_KEY}` = '{key}'")
+            if run is None:
+                tags = {_KEY: key, "mlflow.source.name": "mixtura", **self._tags}
+                start = int(first.time_s * 1000)
+                run = self._client.create_run(self.experiment_id, start_time=start, tags=tags, run_name=self.run_name)
+            self._state.run_id = str(run.info.run_id)
+            self._save()
+        if self._params:
+            self._send_params(self._client.get_run(self.run_id))
+            self._params = {}
 
     def _send_params(self, run: Run) -> None:
         from mlflow.entities import Param

@@ -18,6 +18,15 @@ from mixtura.platform.errors import ResourceError
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 
+# The command `mlflow`, which the kernel (Linux only) ends when the process that started it ends, however that ends.
+_MLFLOW = """
+import ctypes, runpy, signal, sys
+PR_SET_PDEATHSIG = 1
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+runpy.run_module("mlflow", run_name="__main__")
+"""
+
 
 @dataclass
 class UiServer:
@@ -49,20 +58,24 @@ class UiServer:
         self.stop()
 
 
-def serve_ui(store_uri: str, port: int | None = None, *, log: Path | None = None, timeout_s: float = 90.0) -> UiServer:
+def serve_ui(store_uri: str, port: int | None = None, *, log: Path | None = None, timeout_s: float = 180.0) -> UiServer:
     """Start MLflow's server over a store, reachable from this machine only, and return when it answers.
 
     Without a port the first free one from 5000 on is taken. What the server says goes to the file `log`.
     Raises ResourceError where the port is taken or the server does not come up.
     """
     chosen = _free_port() if port is None else _checked(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri]
+    command = [sys.executable, "-c", _MLFLOW, "server", "--backend-store-uri", store_uri]
     command += ["--host", HOST, "--port", str(chosen), "--workers", "1"]
     # The server would otherwise run jobs for agents and report its use.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(log or os.devnull, "ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **quiet}, start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **quiet},
+            start_new_session=True,
         )
     server = UiServer(process, f"http://{HOST}:{chosen}")
     try:

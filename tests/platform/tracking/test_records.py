@@ -33,7 +33,9 @@ RECORDS: list[Record] = [
     RunStarted(1, time_s=1.0),
     TrainPoint(10, {"loss": 0.1 + 0.2, "loss/rte": math.inf}, "ab12", time_s=2.25),
     CheckpointCommitted(10, "/runs/x/checkpoints/step-000010", time_s=3.0),
-    EvaluationResult(10, "rte", "validation", "accuracy", 60.5, 55.0, 65.0, 50.0, "most frequent", 277, 8.5, time_s=4.0),
+    EvaluationResult(
+        10, "rte", "validation", "accuracy", 60.5, 55.0, 65.0, 50.0, "most frequent", 277, 8.5, time_s=4.0
+    ),
     EvaluationResult(10, "lm", "validation", "loss", 2.5, higher_is_better=False, time_s=5.0),
     Note("a worker was started again", time_s=6.0),
     RunFinished("done", "all steps", time_s=7.0),

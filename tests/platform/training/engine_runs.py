@@ -50,7 +50,7 @@ CONFIG = T5Config(
 ROWS, INPUTS, TARGETS = 5, 16, 10
 STEPS, FEW, HALF = 50, 20, 10
 LEARNING_RATES = {"adafactor": 0.05, "adamw": 0.001, "stock": 0.05}
-PATIENCE_S = 240.0
+PATIENCE_S = 1200.0
 
 
 # ---- model and data --------------------------------------------------------------------------------------------------
@@ -88,8 +88,8 @@ def segments(length: int, draw: np.random.Generator) -> torch.Tensor:
 
 
 def microbatches(step: int, rank: int, world_size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """This rank's rows, one or two at a time; a rank that has none left gives a row of weight zero."""
-    batch, size = batch_of(step), 1 + step % 2
+    """This rank's rows, two or three at a time; a rank that has none left gives a row of weight zero."""
+    batch, size = batch_of(step), 2 + step % 2
     rows = list(range(rank, ROWS, world_size))
     most = -(-ROWS // world_size)
     for begin in range(0, most, size):

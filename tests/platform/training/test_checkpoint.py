@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -37,7 +38,7 @@ def snapshots(values: dict[str, dict[str, torch.Tensor]], cuts: list[float], ste
     for name, tensors in values.items():
         shape = tuple(tensors["master"].shape)
         numel = tensors["master"].numel()
-        for rank, (low, high) in zip(ranks, zip(edges, edges[1:], strict=False), strict=True):
+        for rank, (low, high) in zip(ranks, itertools.pairwise(edges), strict=True):
             begin, end = max(low - offset, 0), min(high - offset, numel)
             if begin < end:
                 flat = {kind: tensor.reshape(-1)[begin:end].clone() for kind, tensor in tensors.items()}

@@ -28,6 +28,9 @@ from mixtura.platform.training.snapshot import Snapshot
 
 torch.set_num_threads(1)
 
+# About a minute of two cores; a busy machine may need many times as long.
+pytestmark = pytest.mark.timeout(1500)
+
 SCRIPT = Path(__file__).with_name("engine_runs.py")
 LOSS_TOLERANCE = 1e-4
 WEIGHT_TOLERANCE = 1e-5
@@ -95,7 +98,7 @@ def runs(repository: Path) -> Iterator[Runs]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1400,
     )
     assert done.returncode == 0, done.stderr
     yield Runs(folder, done.stdout)

@@ -1,0 +1,1 @@
+"""The search over mixing proportions: which mixtures are tried, what is compared with them, what may be concluded."""

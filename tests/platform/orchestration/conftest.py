@@ -1,0 +1,161 @@
+"""How tests of whole runs start them, and what they read of them afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mixtura.platform import config
+from mixtura.platform.config import Config
+from mixtura.platform.orchestration.executor import Executor
+from mixtura.platform.orchestration.mixture import stream_spec
+from mixtura.platform.orchestration.prepare import map_inline, prepare
+from mixtura.platform.orchestration.reporter import SilentReporter
+from mixtura.platform.orchestration.train import keep_stream
+from mixtura.platform.orchestration.worker import TrainPlan
+from mixtura.platform.tracking.records import TrainPoint, read_events
+from mixtura.platform.workspace import Run, workspace
+
+Step = tuple[float, str]
+"""Loss and fingerprint of the global batch."""
+Start = Callable[..., subprocess.Popen[str]]
+
+PATIENCE_S = 400.0
+
+
+@pytest.fixture(scope="module")
+def module_workspace(workspace_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder of runs for all tests of a module, with the caches of the tiny quickstart."""
+    root = tmp_path_factory.mktemp("runs") / "runs"
+    root.mkdir()
+    (root / "caches").symlink_to(workspace_root / "caches")
+    return root
+
+
+@pytest.fixture(scope="session")
+def steps_of() -> Callable[[Path], dict[int, Step]]:
+    """Loss and fingerprint of every step of a run; a step that was done twice was the same both times."""
+
+    def read(run: Path) -> dict[int, Step]:
+        steps: dict[int, Step] = {}
+        for record in read_events(run / "events"):
+            if isinstance(record, TrainPoint):
+                assert record.fingerprint is not None
+                this = (record.metrics["loss"], record.fingerprint)
+                assert steps.setdefault(record.step, this) == this, f"step {record.step} was another one the next time"
+        return steps
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def attempts_of() -> Callable[[Path], list[list[int]]]:
+    """The steps that each attempt of a run did, in their order."""
+
+    def read(run: Path) -> list[list[int]]:
+        files = sorted((run / "events").glob("train-*.jsonl"))
+        lines = [[json.loads(line) for line in file.read_bytes().splitlines() if line.endswith(b"}")] for file in files]
+        return [[record["step"] for record in records if record["kind"] == "train"] for records in lines]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny: list[str]) -> Callable[..., Config]:
+    """The tiny quickstart in a folder of runs, under a name, with overrides; no test split is measured."""
+
+    def load(root: Path, name: str, *overrides: str) -> Config:
+        given = [*tiny, f"run.root={root}", f"run.name={name}", "evaluation.test=false", *overrides]
+        return config.load("quickstart", given)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def train_only() -> Callable[[Config, Executor], Path]:
+    """Trains on an executor, with no evaluation and no tracking; returns the run's folder."""
+
+    def train(tree: Config, executor: Executor) -> Path:
+        space = workspace(tree.run.root)
+        run = space.run(str(tree.run.name))
+        prepared = prepare(tree, space, map_inline, SilentReporter())
+        spec = stream_spec(tree, prepared)
+        attempt = run.begin("quickstart", tree)
+        keep_stream(run, spec)
+        plan = TrainPlan(tree.to_dict(), str(run.path), spec.to_dict(), str(prepared.vocabulary), attempt)
+        assert executor.train(plan, [])
+        return run.path
+
+    return train
+
+
+@pytest.fixture
+def mixtura(repository: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts `mixtura ...` as a process of its own; what it started is ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mixtura", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill_all(psutil.Process(process.pid))
+        process.communicate()
+
+
+def kill_all(process: psutil.Process) -> None:
+    """SIGKILL for a process and everything below it."""
+    for each in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+@pytest.fixture(scope="session")
+def kill_with_children() -> Callable[[int], None]:
+    """SIGKILL for a process and everything below it, as when the machine goes down."""
+    return lambda pid: kill_all(psutil.Process(pid))
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """Polls until something holds; fails if `process` ends before."""
+
+    def wait(holds: Callable[[], Any], what: str, process: subprocess.Popen[str] | None = None) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            ended = process is not None and process.poll() is not None
+            if ended and not holds():
+                assert process is not None
+                pytest.fail(f"the process ended before {what}: {process.communicate()[0]}")
+            assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def read_run() -> Callable[[Path], Run]:
+    """A run by its folder."""
+    return Run
