@@ -75,7 +75,6 @@ class MixtureSearch(OptunaSearch):  # type: ignore[misc]
             seed=key("search", seed, len(known)) % 2**32,
             multivariate=True,
             n_startup_trials=min(_MOST_RANDOM, max(2, trials // 2)),
-            warn_independent_sampling=False,
         )
         distributions = {
             name: optuna.distributions.FloatDistribution(low, high, log=True)
