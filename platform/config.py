@@ -151,8 +151,8 @@ class DataSection(Section):
     """Fixed number of parallel sequences of blocks; divides the global batch, bounds the number of workers."""
     window_shards: Annotated[int, STREAM] = Field(default=8, ge=1)
     """Shards whose segments are shuffled together."""
-    segment_rows: Annotated[int, STREAM] = Field(default=256, ge=1)
-    """Neighbouring rows that are read together."""
+    segment_rows: Annotated[int, STREAM] = Field(default=16, ge=1)
+    """Neighbouring rows that are visited together: more for slow stores, 1 where neighbours are alike."""
     prepare_at_once: Annotated[int, FREE] = Field(default=2, ge=1)
     """Shards that Ray Data prepares at the same time."""
     prefetch_blocks: Annotated[int, FREE] = Field(default=4, ge=1)

@@ -111,6 +111,7 @@ def prepare_task(
             for split in splits:
                 open_cache(directory, split)
             return directory
+        _remove_leftovers(directory)
         counts = {split: len(task.shards(split)) for split in splits}
         jobs = [
             asdict(ShardJob(task.name, split, index, count, str(directory), str(vocabulary.path)))
@@ -124,6 +125,12 @@ def prepare_task(
     reporter.settle()
     reporter.line(describe_cache(task, directory))
     return directory
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what a killed process left half-written, `.NAME.RANDOM` as `write_bytes_atomically` calls it."""
+    for path in directory.rglob(".*.*"):
+        path.unlink(missing_ok=True)
 
 
 def describe_cache(task: Task, directory: Path) -> str:

@@ -132,6 +132,9 @@ class InlineTrials:
 
     concurrent = 1
 
+    def __init__(self, after_each: Callable[[], None]) -> None:
+        self._after_each = after_each
+
     def describe(self) -> str:
         """How they run."""
         return "one trial after the other in this process"
@@ -153,6 +156,8 @@ class InlineTrials:
             else:
                 tally.succeeded += 1
                 searcher.on_trial_complete(trial_id, result={SCORE: result.score})
+            # Before the next one starts: DeepSpeed's start turns this process's output to a log for a moment.
+            self._after_each()
 
 
 @dataclass

@@ -52,6 +52,7 @@ class SearchWatch:
         self._over = {folder.path for folder in trial_folders(self.root) if folder.result() is not None}
         self._events: dict[Path, EventReader] = {}
         self._at: dict[Path, int] = {}
+        self._shown: tuple[int, int, int] | None = None
         self._ended, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._follow, name="search-watch", daemon=True)
 
@@ -64,6 +65,9 @@ class SearchWatch:
                 if self._stop.exists():
                     (folder.path / "stop").touch()
             at = sum(self._at[folder.path] for folder in running)
+            if self._shown == (shown := (self.done, at, len(running))):
+                return
+            self._shown = shown
             detail = f"steps; {self.done} of {self.planned} trials done, {len(running)} running"
             self.reporter.progress("search", self.done * self.steps + at, self.planned * self.steps, detail)
 
