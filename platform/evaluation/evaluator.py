@@ -36,6 +36,7 @@ class MetricResult:
     value: float
     low: float
     high: float
+    higher_is_better: bool = True
     baseline: Baseline | None = None
 
 
@@ -87,7 +88,14 @@ def judged(
         interval: Interval = bootstrap_interval(metric, answers, targets)
         scores[metric.name] = metric.scores(answers, targets)
         results.append(
-            MetricResult(metric.name, interval.value, interval.low, interval.high, baselines.get(metric.name))
+            MetricResult(
+                metric.name,
+                interval.value,
+                interval.low,
+                interval.high,
+                metric.higher_is_better,
+                baselines.get(metric.name),
+            )
         )
     records = [
         {

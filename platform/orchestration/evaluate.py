@@ -16,7 +16,14 @@ from mixtura.platform.config import Config
 from mixtura.platform.data.cache import TokenCache, open_cache
 from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
-from mixtura.platform.evaluation.evaluator import Decode, EvaluationExample, TaskResult, evaluate_task, write_answers
+from mixtura.platform.evaluation.evaluator import (
+    Decode,
+    EvaluationExample,
+    MetricResult,
+    TaskResult,
+    evaluate_task,
+    write_answers,
+)
 from mixtura.platform.files import write_bytes_atomically
 from mixtura.platform.orchestration import assemble
 from mixtura.platform.orchestration.prepare import Prepared
@@ -179,14 +186,13 @@ def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationRe
             baseline_rule=None if metric.baseline is None else metric.baseline.rule,
             examples=result.examples,
             seconds=seconds,
+            higher_is_better=metric.higher_is_better,
         )
         for metric in result.metrics
     ]
 
 
 def _result(values: dict[str, Any]) -> TaskResult:
-    from mixtura.platform.evaluation.evaluator import MetricResult
-
     metrics = [
         MetricResult(**{**metric, "baseline": None if metric["baseline"] is None else Baseline(**metric["baseline"])})
         for metric in values["metrics"]

@@ -49,7 +49,7 @@ class Trial:
     @property
     def folder(self) -> str:
         """Its folder's name."""
-        name = re.sub(r"[^A-Za-z0-9]+", "-", self.candidate.name).strip("-")
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.candidate.name.replace("'", "")).strip("-")
         return f"{name}-seed-{self.seed}-{self.key[:8]}"
 
     def to_dict(self) -> dict[str, Any]:

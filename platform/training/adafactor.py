@@ -233,7 +233,7 @@ class Adafactor(torch.optim.Optimizer):
             return {}
         gradient = torch.cat([gradient_piece(holder, fragment) for holder, fragment in self._plain])
         self._second_moment.lerp_(gradient.square().add_(self.epsilon_square), mixing)
-        updates = gradient.mul_(self._second_moment.rsqrt()).split(self._sizes)
+        updates = gradient.mul_(self._second_moment.rsqrt()).split_with_sizes(self._sizes)
         return {fragment.name: update for (_, fragment), update in zip(self._plain, updates, strict=True)}
 
     def _multipliers(self, layout: Layout, updates: Sequence[Tensor], scales: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class Adafactor(torch.optim.Optimizer):
         return {fragment.name: {"second_moment": moment} for fragment, moment in self._plain_moments()}
 
     def _plain_moments(self) -> Iterator[tuple[Fragment, Tensor]]:
-        moments = self._second_moment.split(self._sizes) if self._plain else ()
+        moments = self._second_moment.split_with_sizes(self._sizes) if self._plain else ()
         for (_, fragment), moment in zip(self._plain, moments, strict=True):
             yield fragment, moment
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mixtura.platform.data.task import Example, Rejected, RejectedRow, Row, Shard
+
+from mixtura.platform.data.task import Example, RejectedRow, Row, Shard
 from mixtura.platform.errors import DataError
 from mixtura.tasks import get_task
-from mixtura.tasks.python_docs import MASK, TASKS, PythonDocs, name_of, summary_of
+from mixtura.tasks.python_docs import MASK, TASKS, PythonDocs, name_of
 
 SUPERVISED = [task.name for task in TASKS if task.kind == "supervised"]
 
@@ -148,3 +147,162 @@ def test_about_a_twelfth_of_docstrings_are_copies() -> None:
     problems = Counter(row["problem"] for _, row in rows_of(PythonDocs(("module", "class", "function"))))
     copies = problems["copy of another docstring"] + problems["near copy of another docstring"]
     assert 0.05 < copies / problems.total() < 0.15
+
+
+def row_of(kind: str = "function", name: str = "", docstring: str = "", **columns: object) -> Row:
+    return {
+        "file": "a.py",
+        "module": "a",
+        "kind": kind,
+        "name": name,
+        "docstring": docstring,
+        "problem": None,
+        **columns,
+    }
+
+
+def example_of(task: str, row: Row) -> tuple[str, str] | str:
+    (item,) = get_task(task).transform([row], "here")
+    return item.reason if isinstance(item, RejectedRow) else (item.fields["inputs"], item.fields["targets"])
+
+
+def test_formats() -> None:
+    summary = row_of(docstring="Do it.\n\nNow, and\nwell.")
+    code = {"arguments": 2, "has_body": True, "returns": False}
+    assert example_of("python_docs_module", row_of(docstring="Do it.")) == ("module docstring: Do it.", "a")
+    assert example_of("python_docs_summary", summary) == ("summary body: Now, and\nwell.", "Do it.")
+    assert example_of("python_docs_returns", row_of(docstring="Do it.", **code)) == (
+        "returns docstring: Do it.",
+        "nothing",
+    )
+    assert example_of("python_docs_arguments", row_of(docstring="Do it.", **code)) == (
+        "arguments docstring: Do it.",
+        "two",
+    )
+    assert example_of("python_docs_name", row_of(name="A.do_it", docstring="Do it. A.do_it() does it.")) == (
+        f"name docstring: Do it. A.{MASK}() does it.",
+        "do_it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "docstring", "masked"),
+    [
+        ("close", "Close the file. CLOSED and closer stay.", f"{MASK} the file. CLOSED and closer stay."),
+        ("__len__", "S.__len__() <==> len(S)", f"S.{MASK}() <==> {MASK}(S)"),
+        ("_get", "get(x), _get(y), forget(z)", f"{MASK}(x), {MASK}(y), forget(z)"),
+        ("a_b", "a_b_c differs from a_b", f"a_b_c differs from {MASK}"),
+        ("_", "Nothing _ here", f"Nothing {MASK} here"),
+    ],
+)
+def test_a_name_is_masked_in_its_own_input(name: str, docstring: str, masked: str) -> None:
+    (made,) = name_of(row_of(name=name, docstring=docstring))
+    assert made["masked"] == masked
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_input_says_its_own_name(split: str) -> None:
+    for example in fields_of("python_docs_name", split):
+        assert not re.search(
+            rf"(?<![A-Za-z0-9_]){re.escape(example['targets'])}(?![A-Za-z0-9_])", example["inputs"][15:]
+        )
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "reason"),
+    [
+        ("python_docs_module", row_of(docstring="x") | {"problem": "no words"}, "no words"),
+        ("python_docs_name", row_of("class"), "not a function"),
+        ("python_docs_arguments", row_of("class"), "not a function"),
+        ("python_docs_returns", row_of(has_body=False, returns=False), "no code after the docstring"),
+        ("python_docs_summary", row_of(docstring="One line."), "no first line with a body after it"),
+        ("python_docs_summary", row_of(docstring="Two\nlines."), "no first line with a body after it"),
+    ],
+)
+def test_every_rejection_has_its_name(task: str, row: Row, reason: str) -> None:
+    assert example_of(task, row) == reason
+
+
+CODE = '''
+def plain(a, b=1, *rest, c, **others):
+    """One."""
+    def inner():
+        """Two."""
+        return 1
+    return None
+
+class C:
+    async def method(self, x):
+        """Three."""
+        yield x
+
+    @classmethod
+    def early(cls):
+        """Four."""
+        if cls:
+            return
+        return cls.other(lambda: 3)
+
+    def stub(self):
+        """Five."""
+'''
+
+
+def test_what_is_read_from_code(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(CODE)
+    rows = {row["name"]: row for _, row in rows_of(PythonDocs(KINDS, str(tmp_path)))}
+    found = {name: (row["arguments"], row["has_body"], row["returns"]) for name, row in rows.items()}
+    assert found == {
+        "plain": (5, True, False),
+        "plain.inner": (0, True, True),
+        "C.method": (1, True, True),
+        "C.early": (0, True, True),
+        "C.stub": (0, False, False),
+    }
+
+
+def test_copy_rules_answer_from_the_input_alone() -> None:
+    fields = {
+        "docstring": "Return the io.open of a file",
+        "masked": "Return the ___ of a file",
+        "body": "One two. Three.",
+    }
+    answers = {(task.name, rule): copy(fields) for task in TASKS for rule, copy in task.copy_rules.items()}
+    assert answers["python_docs_module", "first known module in the input"] == "io"
+    assert answers["python_docs_summary", "first sentence"] == "One two."
+    assert answers["python_docs_summary", "first 5 words"] == "One two. Three."
+    assert answers["python_docs_name", "first 2 words of content"] == "Return_file"
+    assert answers["python_docs_returns", "value if the input says return"] == "value"
+    assert answers["python_docs_arguments", "one more for every 5 words"] == "one"
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_other_pythons_make_the_same_split_of_what_they_share(version: str, repository: Path) -> None:
+    program = (
+        "import json, sys; sys.path.insert(0, 'src')\n"
+        "from mixtura.tasks import get_task\n"
+        "task = get_task('python_docs_span_corruption')\n"
+        "print(json.dumps({split: [item.fields['text'] for shard in task.shards(split) for item in task.examples(shard)"
+        " if hasattr(item, 'fields')] for split in task.splits}))"
+    )
+    python = shutil.which(f"python{version}")
+    made = python and subprocess.run([python, "-c", program], cwd=repository, capture_output=True, text=True)
+    if not made or "No module named" in made.stderr or "not found" in made.stderr:
+        pytest.skip(f"no Python {version} with a standard library here")
+    there = {split: set(texts) for split, texts in json.loads(made.stdout).items()}
+    here = {split: {row["text"] for row in fields_of("python_docs_span_corruption", split)} for split in there}
+    assert len(here["test"] & there["test"]) > 100
+    assert len(there["test"] & here["train"]) <= 0.01 * len(there["test"])
+
+
+def test_reading_imports_nothing_of_what_it_reads(repository: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, 'src')\n"
+        "from mixtura.tasks import get_task\n"
+        "task = get_task('python_docs_module')\n"
+        "next(task.examples(task.shards('test')[0]))\n"
+        "print(sorted({'antigravity', 'this', 'tkinter', 'idlelib', 'turtle', 'pydoc_data.topics'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'ray', 'pyarrow', 'transformers', 'rouge_score'} & set(sys.modules)))"
+    )
+    made = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
+    assert made.stdout.split("\n")[:2] == ["[]", "[]"]

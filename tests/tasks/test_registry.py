@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from mixtura.platform.data.task import Example
 from mixtura.platform.errors import UnknownNameError
-from mixtura.tasks import get_task, task_names
-
-from mixtura.tasks import python_docs
+from mixtura.tasks import get_task, python_docs, task_names
 
 
 def test_names_are_sorted_and_lead_to_their_tasks() -> None:

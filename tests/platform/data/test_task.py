@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pytest
+
 from mixtura.platform.data.preprocessors import TextToText
 from mixtura.platform.data.task import Example, Rejected, RejectedRow, Row, Shard, Task
 from mixtura.platform.errors import DataError, UnknownNameError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mixtura.platform.data.vocabulary import Vocabulary, train_vocabulary, write_tokenizer_files
 from mixtura.platform.errors import ConfigError, DataError
 

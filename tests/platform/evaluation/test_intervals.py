@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from mixtura.platform.evaluation.intervals import bootstrap_difference, bootstrap_interval, resampled_means
 from mixtura.platform.evaluation.metrics import CorpusMetric, accuracy
 from mixtura.platform.random_bits import integers, key, uniform

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+
 from mixtura.platform.errors import DataError
 from mixtura.platform.evaluation.metrics import (
     CorpusMetric,

@@ -21,6 +21,7 @@ from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.workspace import Workspace
 from mixtura.tasks import get_task
 
+
 @pytest.fixture(scope="module")
 def prepared(workspace_root: Path, tiny_config: Callable[..., Config]) -> Prepared:
     """The caches of the tiny quickstart, made without disturbance."""
