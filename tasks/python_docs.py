@@ -296,7 +296,7 @@ def name_of(row: Row) -> Iterator[Row]:
     core = name.strip("_") or name
     masked = row["docstring"]
     if core.lower() in masked.lower():
-        spelled = rf"(?<![A-Za-z0-9])_*{re.escape(core)}_*(?![A-Za-z0-9])"
+        spelled = rf"(?<!\w)_*{re.escape(core)}_*(?!\w)"
         masked = re.sub(spelled, MASK, masked, flags=re.IGNORECASE)
     yield {**row, "masked": masked, "function": name}
 
@@ -416,7 +416,7 @@ TASKS = (
         DOCSTRINGS,
         (usable, name_of, TextToText("name", {"docstring": "masked"}, target="function")),
         kind="supervised",
-        version=VERSION,
+        version="3",
         description="A docstring to the name of its function.",
         metrics=(name_f1, accuracy),
         copy_rules={f"first {count} words of content": FirstContentWords(count) for count in (1, 2, 3, 4, 5)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,12 +23,12 @@ SUPERVISED = [task.name for task in TASKS if task.kind == "supervised"]
 LONG = "Return the number of whole seconds that have passed since the service was started by hand"
 SOURCES = {
     "alpha.py": f'"""Alpha module."""\ndef wait(x):\n    """{LONG}."""\n',
-    "beta/__init__.py": f'class B:\n    """A thing of beauty."""\n    def wait_(self):\n        """{LONG}, or zero."""\n',
+    "beta/__init__.py": f'class B:\n    """A thing of beauty."""\n    def wait_(self):\n        """{LONG}, or no."""\n',
     "beta/gamma.py": 'def alpha():\n    """Alpha   MODULE!"""\ndef undocumented(): pass\ndef empty():\n    """  """\n',
     "broken.py": "def nothing(:\n",
     "null.py": "x = '\0'\n",
     "latin.py": "# coding: latin-1\n'''Caf\xe9 au lait.'''\n",
-    "pydoc_data/topics.py": "topics = {'assert': '\\nThe assert statement tells.\\n', 'break': 'To break out of loops.'}\n",
+    "pydoc_data/topics.py": "topics = {'assert': '\\nThe assert statement.\\n', 'break': 'To break out of loops.'}\n",
     "site-packages/other.py": '"""Not the standard library."""\n',
     "test/test_alpha.py": '"""A test of alpha."""\n',
 }
@@ -276,6 +277,7 @@ def test_copy_rules_answer_from_the_input_alone() -> None:
     assert answers["python_docs_arguments", "one more for every 5 words"] == "one"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.12", "3.13"])
 def test_other_pythons_make_the_same_split_of_what_they_share(version: str, repository: Path) -> None:
     program = (
@@ -286,22 +288,26 @@ def test_other_pythons_make_the_same_split_of_what_they_share(version: str, repo
         " if hasattr(item, 'fields')] for split in task.splits}))"
     )
     python = shutil.which(f"python{version}")
-    made = python and subprocess.run([python, "-c", program], cwd=repository, capture_output=True, text=True)
-    if not made or "No module named" in made.stderr or "not found" in made.stderr:
-        pytest.skip(f"no Python {version} with a standard library here")
+    environment = {**os.environ, "PYENV_VERSION": version}  # where pyenv keeps several Pythons, it asks which
+    if not python or subprocess.run([python, "-c", ""], env=environment, capture_output=True).returncode:
+        pytest.skip(f"no Python {version} here")
+    made = subprocess.run(
+        [python, "-c", program], cwd=repository, env=environment, capture_output=True, text=True, check=True
+    )
     there = {split: set(texts) for split, texts in json.loads(made.stdout).items()}
     here = {split: {row["text"] for row in fields_of("python_docs_span_corruption", split)} for split in there}
     assert len(here["test"] & there["test"]) > 100
     assert len(there["test"] & here["train"]) <= 0.01 * len(there["test"])
 
 
+@pytest.mark.slow
 def test_reading_imports_nothing_of_what_it_reads(repository: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, 'src')\n"
         "from mixtura.tasks import get_task\n"
         "task = get_task('python_docs_module')\n"
         "next(task.examples(task.shards('test')[0]))\n"
-        "print(sorted({'antigravity', 'this', 'tkinter', 'idlelib', 'turtle', 'pydoc_data.topics'} & set(sys.modules)))\n"
+        "print(sorted({'antigravity', 'this', 'tkinter', 'idlelib', 'pydoc_data.topics'} & set(sys.modules)))\n"
         "print(sorted({'torch', 'ray', 'pyarrow', 'transformers', 'rouge_score'} & set(sys.modules)))"
     )
     made = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)

@@ -50,7 +50,7 @@ class FakeBatch:
 
 
 def batch(step: int, rows: npt.NDArray[np.int64] | None = None) -> FakeBatch:
-    """Rows of a step, a segment each, of unequal length; the task of row r is r mod 3, `rare` has a token of its own."""
+    """Rows of a step, a segment each, of unequal length; row r is of task r mod 3, `rare` has a token of its own."""
     rows = np.arange(ROWS) if rows is None else rows
     draw = np.random.default_rng(step)
     inputs = draw.integers(2, ONLY_IN_RARE, size=(ROWS, INPUTS), dtype=np.int32)
