@@ -155,7 +155,7 @@ class DataSection(Section):
     """Neighbouring rows that are visited together: more for slow stores, 1 where neighbours are alike."""
     prepare_at_once: Annotated[int, FREE] = Field(default=2, ge=1)
     """Shards that Ray Data prepares at the same time."""
-    prefetch_blocks: Annotated[int, FREE] = Field(default=4, ge=1)
+    prefetch_blocks: Annotated[int, FREE] = Field(default=16, ge=1)
     """Blocks of each of its lanes in one window of a worker's Ray Data pipeline; so far it is ahead."""
 
 

@@ -27,7 +27,7 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 SUBMIT = ["job", "submit", "--runtime-env", "job.yaml", "--working-dir", "."]
 START = ["--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
 START += ["--object-store-memory=200000000", "--disable-usage-stats"]
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
 EVERY = 10
 
 

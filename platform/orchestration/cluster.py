@@ -13,6 +13,7 @@ from mixtura.platform.config import ExecutorSection
 from mixtura.platform.errors import ResourceError
 
 _SMALLEST_SHARE = 0.01
+_HOUR_MS = 3_600_000
 _PATIENCE_S = 10.0
 
 
@@ -96,6 +97,9 @@ def connected(settings: ExecutorSection) -> Iterator[Ledger]:
             _refuse_silence(address)
             ray.init(address=address, **options)
         else:
+            # On a small machine Ray would end a block builder after each window of blocks and start it anew for the
+            # next one, which costs two seconds of a core each time.
+            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_HOUR_MS))
             ray.init(address="local", include_dashboard=False, **options)
     except OSError as error:
         raise ResourceError(

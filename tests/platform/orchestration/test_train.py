@@ -1,0 +1,252 @@
+"""The same command goes on: what a run takes over, what it refuses, how it ends, and what a second one is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mixtura.platform.config import Config
+from mixtura.platform.errors import RequestError, ResourceError, RunError, UnknownNameError
+from mixtura.platform.orchestration.reporter import SilentReporter
+from mixtura.platform.orchestration.train import train_recipe
+from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.training.checkpoint import list_checkpoints, verify
+from mixtura.platform.workspace import Run
+
+pytestmark = pytest.mark.slow
+
+Step = tuple[float, str]
+Steps = Callable[[Path], dict[int, Step]]
+Attempts = Callable[[Path], list[list[int]]]
+Train = Callable[..., list[str]]
+
+STEPS, MORE, FOR_EVER = 8, 12, 1_000_000
+
+
+@dataclass
+class Lines(SilentReporter):
+    """Keeps the lines and tables that a person would see."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def line(self, text: str = "") -> None:
+        self.lines.append(text)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
+        self.lines += [title, notes]
+
+
+@pytest.fixture(scope="module")
+def train(module_workspace: Path, tiny_config: Callable[..., Config]) -> Train:
+    """Trains the tiny quickstart inline under a name; returns what was said."""
+
+    def run(name: str, *overrides: str) -> list[str]:
+        said = Lines()
+        few = ("executor.kind=inline", "evaluation.examples=2", *overrides)
+        train_recipe("quickstart", tiny_config(module_workspace, name, *few), said)
+        return said.lines
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(train: Train, module_workspace: Path) -> Path:
+    """A run of MORE steps that nothing disturbed."""
+    train("whole", f"training.steps={MORE}")
+    return module_workspace / "whole"
+
+
+@pytest.fixture(scope="module")
+def short(train: Train, module_workspace: Path) -> Path:
+    """A finished run of STEPS steps."""
+    train("short")
+    return module_workspace / "short"
+
+
+def copy_of(run: Path, name: str) -> Path:
+    copy = run.with_name(name)
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("mlflow.json", ".*lock"))
+    return copy
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".driver.lock"}
+
+
+# ---- done, and more --------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_says_that_it_is_done_and_does_nothing(short: Path, train: Train) -> None:
+    before = contents(short)
+    said = train("short")
+    assert said[0] == f"run 'short' is done: {STEPS} of {STEPS} steps, 2 checkpoints"
+    assert any("mixtura predict short@" in line for line in said)
+    assert contents(short) == before
+
+
+def test_more_steps_go_on_as_if_they_had_been_asked_for_at_once(
+    short: Path, whole: Path, train: Train, steps_of: Steps, attempts_of: Attempts
+) -> None:
+    longer = copy_of(short, "longer")
+    train("longer", f"training.steps={MORE}")
+    assert steps_of(longer) == steps_of(whole)
+    assert attempts_of(longer) == [list(range(1, STEPS + 1)), list(range(STEPS + 1, MORE + 1))]
+    assert Run(longer).facts()["status"] == "done"
+
+
+def test_a_changed_free_key_is_taken_over_and_changes_no_loss(
+    short: Path, whole: Path, train: Train, steps_of: Steps
+) -> None:
+    free = copy_of(short, "free")
+    train("free", f"training.steps={MORE}", "training.microbatch_size=5", "checkpoints.every=3", "executor.workers=3")
+    found, expected = steps_of(free), steps_of(whole)
+    assert Run(free).config().training.microbatch_size == 5
+    for step, (loss, print_) in expected.items():
+        assert found[step][1] == print_
+        assert found[step][0] == pytest.approx(loss, abs=1e-4)
+
+
+def test_a_changed_key_of_its_identity_is_refused_with_the_difference_and_the_ways_out(
+    short: Path, train: Train
+) -> None:
+    before = contents(short)
+    with pytest.raises(RunError) as refused:
+        train("short", "data.packing=none", "schedule.factor=0.5", f"training.steps={MORE}")
+    message = str(refused.value)
+    assert "data.packing (stream): 'best_fit' -> 'none'" in message
+    assert "schedule.factor (mathematics): 1.0 -> 0.5" in message
+    assert "training.steps" not in message
+    assert "run.name=NAME" in message
+    assert "run.from=short@last" in message
+    assert contents(short) == before
+
+
+# ---- evaluation is caught up -----------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_was_committed_and_not_yet_evaluated_is_evaluated_when_the_run_goes_on(
+    short: Path, train: Train
+) -> None:
+    """As after a kill in the evaluation of step 4: its checkpoint is there, its results are not."""
+    killed = copy_of(short, "killed")
+    for path in (killed / "events").glob("evaluate-000004-*"):
+        path.unlink()
+    (events,) = (killed / "events").glob("train-*.jsonl")
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("".join(line for line in lines if '"kind": "checkpoint", "step": 4' not in line))
+    said = train("killed", f"training.steps={MORE}")
+    assert sum(line.startswith("checkpoint of step 4:") for line in said) == 1
+    evaluated = [record for record in read_events(killed / "events") if isinstance(record, EvaluationResult)]
+    headline = [(record.task, record.metric, record.step) for record in evaluated]
+    assert len(headline) == len(set(headline))
+    assert {record.step for record in evaluated} == {4, 8, 12}
+
+
+# ---- stopped ---------------------------------------------------------------------------------------------------------
+
+
+def test_stop_after_saves_ends_cleanly_and_the_same_command_goes_on(
+    train: Train, module_workspace: Path, whole: Path, steps_of: Steps, attempts_of: Attempts
+) -> None:
+    stopped = module_workspace / "stopped"
+    given = ("run.stop_after=1s", f"training.steps={FOR_EVER}", "checkpoints.every=1000", "evaluation.when=after")
+    for attempt in (1, 2):
+        said = train("stopped", *given)
+        assert Run(stopped).facts()["status"] == "resumable"
+        assert any("was stopped and is resumable" in line for line in said)
+        last = list_checkpoints(stopped / "checkpoints")[-1]
+        assert last.step == max(steps_of(stopped))
+        assert len(attempts_of(stopped)) == attempt
+    first, second = attempts_of(stopped)
+    assert second[0] == first[-1] + 1
+    found, expected = steps_of(stopped), steps_of(whole)
+    assert all(found[step] == expected[step] for step in found.keys() & expected.keys())
+
+
+def test_sigterm_saves_and_ends_with_exit_code_0_and_a_second_process_is_refused_meanwhile(
+    new_workspace: Path,
+    tiny: list[str],
+    tiny_config: Callable[..., Config],
+    mixtura: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
+    steps_of: Steps,
+) -> None:
+    given = [
+        f"run.root={new_workspace}",
+        "run.name=terminated",
+        f"training.steps={FOR_EVER}",
+        "checkpoints.every=1000",
+        "executor.kind=inline",
+    ]
+    run = new_workspace / "terminated"
+    process = mixtura("train", "quickstart", *tiny, *given)
+    wait_for(lambda: (run / "events").is_dir() and len(steps_of(run)) > 2, "the third step", process)
+    with pytest.raises(ResourceError, match=f"run 'terminated' is being worked on.* held by process {process.pid}"):
+        train_recipe("quickstart", tiny_config(new_workspace, *given[1:]), Lines())
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert "run 'terminated' was stopped and is resumable" in said
+    assert "Traceback" not in said
+    assert Run(run).facts()["status"] == "resumable"
+    (saved,) = list_checkpoints(run / "checkpoints")
+    verify(saved.path)
+    assert saved.step == max(steps_of(run))
+
+
+# ---- fork ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_begins_with_the_weights_and_the_optimizer_of_a_checkpoint(
+    short: Path, train: Train, module_workspace: Path, steps_of: Steps, whole: Path
+) -> None:
+    forked = module_workspace / "forked"
+    still = ("schedule.factor=1e-30", "checkpoints.every=1", "evaluation.when=after", "training.steps=1")
+    train("forked", f"run.from={short.name}@last", *still)
+    source, copy = (run / f"checkpoints/step-{step:06d}" for run, step in ((short, STEPS), (forked, 1)))
+    before, after = load_file(source / "model.safetensors"), load_file(copy / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    updates = [json.loads((path / "state.json").read_text())["optimizer_step"] for path in (source, copy)]
+    assert updates == [STEPS, STEPS + 1]
+    assert steps_of(forked)[1][1] == steps_of(whole)[1][1]
+    assert steps_of(forked)[1][0] < steps_of(whole)[1][0] - 0.5
+
+
+def test_a_fork_goes_on_without_its_source(short: Path, train: Train, steps_of: Steps) -> None:
+    source = copy_of(short, "source")
+    given = ("run.from=source@4", "evaluation.when=after", "checkpoints.every=2")
+    train("orphan", *given, "training.steps=2")
+    shutil.rmtree(source)
+    train("orphan", *given, "training.steps=3")
+    assert sorted(steps_of(short.with_name("orphan"))) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ("run.from=nobody@last", UnknownNameError, "no run 'nobody'"),
+        ("run.from=short@5", UnknownNameError, "no checkpoint 'short@5'.*steps: 4, 8"),
+        ("vocabulary.path=/nowhere/spiece.model", RequestError, "no such file"),
+        ("model.size=smal", UnknownNameError, "nearest: 'small'"),
+        ("mixture.tasks=[python_docs_modul]", UnknownNameError, "nearest: 'python_docs_module'"),
+    ],
+)
+@pytest.mark.usefixtures("short")
+def test_a_bad_request_begins_no_run(
+    train: Train, module_workspace: Path, bad: str, error: type[Exception], message: str
+) -> None:
+    """Otherwise the corrected command would be refused, because it differs from the one that failed."""
+    with pytest.raises(error, match=message):
+        train("bad", bad)
+    assert not Run(module_workspace / "bad").exists()
