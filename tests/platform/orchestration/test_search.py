@@ -142,10 +142,11 @@ def test_trials_side_by_side_fit_on_the_cluster(cpus: int, concurrent: int) -> N
     assert trial_share(cpus, 0, concurrent, 0) * concurrent <= cpus
 
 
-def test_mixtures_without_a_metric_cannot_be_compared(tmp_path: Path) -> None:
-    tasks = "mixture.tasks={python_docs_span_corruption: {}, python_docs_module: {weight: 0}}"
-    with pytest.raises(ConfigError, match="no proportions to search"):
-        search_inline([tasks, f"run.root={tmp_path}"])
+def test_a_search_without_anything_to_search_is_refused_before_work(tmp_path: Path) -> None:
+    undrawn = [f"mixture.tasks.{task}.weight=0" for task in TASKS[1:]]
+    with pytest.raises(ConfigError, match="a mixture of 1 task has no proportions to search"):
+        search_inline([*undrawn, f"run.root={tmp_path}"])
+    assert not list(tmp_path.iterdir())
 
 
 # ---- whole searches --------------------------------------------------------------------------------------------------
