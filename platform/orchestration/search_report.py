@@ -56,11 +56,11 @@ def findings(results: Sequence[TrialResult]) -> Findings:
     if judged is None:
         there = ", ".join(f"{name} with {len(by_seed)} seeds" for name, by_seed in scores.items()) or "none"
         raise TrainingError(
-            "the searched mixture and the best plain one need two seeds in common to be compared; "
+            "the searched mixture needs two seeds in common with a plain one to be compared; "
             f"finished: {there}. The same command tries the others again"
         )
     mixtures = {result.trial.candidate.name: result.trial.candidate for result in results}
-    return Findings(results, mixtures, ranking(scores, plain), judged)
+    return Findings(results, mixtures, ranking(scores, plain, judged.baseline), judged)
 
 
 def task_shares(config: Config, prepared: Prepared, candidate: Candidate) -> dict[str, float]:

@@ -76,36 +76,42 @@ class Ranked:
     name: str
     estimate: Estimate
     difference: Estimate | None
-    """Against the best plain mixture, seed by seed; None for that one itself, or without a seed in common."""
+    """From the mixture compared with, seed by seed; None for that one itself, or without a seed in common."""
 
 
 Scores = Mapping[str, Mapping[int, float]]
 """By name of the mixture, by seed."""
 
 
-def best_plain(scores: Scores, plain: Sequence[str]) -> str | None:
-    """The plain mixture with the highest mean; of equals the first. None where no plain one was run."""
-    there = [name for name in plain if scores.get(name)]
+def best_plain(scores: Scores, candidate: str, plain: Sequence[str]) -> str | None:
+    """The plain mixture with the highest mean; of equals the first.
+
+    Only those count that share at least two seeds with the candidate: a single run may be luck. None if there is none.
+    """
+    seeds = scores.get(candidate, {}).keys()
+    there = [name for name in plain if len(scores.get(name, {}).keys() & seeds) >= 2]
     return max(there, key=lambda name: mean_interval(list(scores[name].values())).mean, default=None)
 
 
-def ranking(scores: Scores, plain: Sequence[str]) -> list[Ranked]:
-    """All mixtures by their means, the best first. Of equals a plain one stands first, as it is simpler.
+def ranking(scores: Scores, plain: Sequence[str], against: str) -> list[Ranked]:
+    """All mixtures by their means, the best first, beside their differences from the mixture `against`.
 
-    >>> [one.name for one in ranking({"searched": {1: 3.0, 2: 5.0}, "T = 1": {1: 4.0, 2: 4.0}}, ["T = 1"])]
-    ['T = 1', 'searched']
+    Of equals a plain one stands first, as it is simpler; a mixture with a single run stands at the end.
+
+    >>> scores = {"searched": {1: 3.0, 2: 5.0}, "T = 1": {1: 4.0, 2: 4.0}, "equal": {1: 9.0}}
+    >>> [one.name for one in ranking(scores, ["T = 1", "equal"], "T = 1")]
+    ['T = 1', 'searched', 'equal']
     """
-    against = best_plain(scores, plain)
     ranked = [
         Ranked(
             name,
             mean_interval(list(by_seed.values())),
-            None if against is None or name == against else paired_difference(by_seed, scores[against]),
+            None if name == against else paired_difference(by_seed, scores[against]),
         )
         for name, by_seed in scores.items()
         if by_seed
     ]
-    return sorted(ranked, key=lambda one: (-one.estimate.mean, one.name not in plain))
+    return sorted(ranked, key=lambda one: (one.estimate.runs < 2, -one.estimate.mean, one.name not in plain))
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
@@ -146,10 +152,10 @@ def verdict(scores: Scores, candidate: str, plain: Sequence[str]) -> Verdict | N
 
     Taking the best of several plain mixtures flatters that one a little, never the candidate.
     """
-    baseline = best_plain(scores, plain)
+    baseline = best_plain(scores, candidate, plain)
     if baseline is None:
         return None
-    difference = paired_difference(scores.get(candidate, {}), scores[baseline])
+    difference = paired_difference(scores[candidate], scores[baseline])
     if difference is None or difference.low is None or difference.high is None:
         return None
     outcome: Outcome = "better" if difference.low > 0 else "worse" if difference.high < 0 else "no difference"

@@ -169,7 +169,9 @@ def test_a_search_inline_says_what_it_costs_and_concludes(overrides: list[str], 
     assert {result.trial.seed for result in searched} == {0}
     chosen = next(row for row in report["ranking"] if row["mixture"] == "searched")
     top = max(searched, key=lambda result: result.score).trial.candidate
-    assert any(row.trial.candidate.same_mixture(top) and row.score == max(r.score for r in searched) for row in searched)
+    assert any(
+        row.trial.candidate.same_mixture(top) and row.score == max(r.score for r in searched) for row in searched
+    )
     assert chosen["weights"] in [result.trial.candidate.weights for result in searched]
 
     left = {path.name for path in (folder / "trials").glob("*/*")}

@@ -92,9 +92,15 @@ def test_without_two_seeds_in_common_there_is_no_verdict() -> None:
 
 
 def test_the_candidate_has_to_beat_the_best_plain_mixture() -> None:
-    scores = {"searched": {1: 5.0}, "T = 1": {1: 3.0}, "T = 2": {1: 4.0}, "equal": {1: 4.0}}
-    assert best_plain(scores, PLAIN) == "T = 2"
-    assert best_plain({"searched": {1: 5.0}, "T = 1": {}}, PLAIN) is None
+    scores = {name: {1: value, 2: value} for name, value in (("searched", 5.0), ("T = 1", 3.0), ("T = 2", 4.0))}
+    assert best_plain({**scores, "equal": scores["T = 2"]}, "searched", PLAIN) == "T = 2"
+    assert best_plain({"searched": {1: 5.0, 2: 5.0}, "T = 1": {}}, "searched", PLAIN) is None
+
+
+def test_a_single_lucky_run_is_no_baseline_and_no_winner() -> None:
+    scores = {"searched": {1: 5.0, 2: 5.0}, "T = 1": {1: 3.0, 2: 3.0}, "T = 2": {1: 9.0}}
+    assert best_plain(scores, "searched", PLAIN) == "T = 1"
+    assert [one.name for one in ranking(scores, PLAIN, "T = 1")] == ["searched", "T = 1", "T = 2"]
 
 
 def test_the_ranking_is_by_mean_and_a_plain_mixture_goes_before_an_equal_one() -> None:
@@ -104,7 +110,7 @@ def test_the_ranking_is_by_mean_and_a_plain_mixture_goes_before_an_equal_one() -
         "T = 2": {1: 7.0, 2: 7.0},
         "equal": {1: 1.0, 2: 3.0},
     }
-    ranked = ranking(scores, PLAIN)
+    ranked = ranking(scores, PLAIN, "T = 2")
     assert [one.name for one in ranked] == ["T = 2", "T = 1", "searched", "equal"]
     assert ranked[0].difference is None
     assert [one.difference.mean for one in ranked[1:] if one.difference is not None] == [-2.0, -2.0, -5.0]
@@ -114,5 +120,5 @@ def test_the_ranking_is_by_mean_and_a_plain_mixture_goes_before_an_equal_one() -
 def test_the_ranking_depends_on_no_order() -> None:
     scores = {"searched": {1: 4.0, 2: 6.0}, "T = 1": {1: 5.0, 2: 5.5}, "equal": {1: 1.0, 2: 3.0}}
     backwards = {name: dict(reversed(by_seed.items())) for name, by_seed in reversed(scores.items())}
-    assert ranking(scores, PLAIN) == ranking(backwards, PLAIN)
-    assert math.isclose(ranking(scores, PLAIN)[0].estimate.mean, 5.25)
+    assert ranking(scores, PLAIN, "T = 1") == ranking(backwards, PLAIN, "T = 1")
+    assert math.isclose(ranking(scores, PLAIN, "T = 1")[0].estimate.mean, 5.25)
