@@ -132,7 +132,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             start_new_session=True,
         )
     try:
-        wait_for(lambda: "Ray runtime started" in (folder / "head.log").read_text(), folder / "head.log")
+        log_path = folder / "head.log"
+        wait_for(lambda: process.poll() is not None or "Ray runtime started" in log_path.read_text(), log_path)
+        assert process.poll() is None, log_path.read_text()[-3000:]
         yield Head(f"127.0.0.1:{port}", stale, environment)
     finally:
         process.terminate()
@@ -253,7 +255,7 @@ def test_a_job_stopped_and_a_job_killed_are_gone_on_with_and_a_done_one_says_so(
     # So many steps that a stop comes in time on any machine. No Mixtura is installed; the job is asked to stop.
     endless = [*command, "training.steps=1000000"]
     with submitted(head, "first", endless, tmp_path / "first.log") as log:
-        wait_for(checkpoint(run, EVERY).exists, log)
+        wait_for(lambda: over(log) or checkpoint(run, EVERY).exists(), log)
         stopped = head.ray("job", "stop", "first")
     assert stopped.returncode == 0, stopped.stderr
     assert "run 'job' was stopped and is resumable" in log.read_text()
@@ -263,7 +265,7 @@ def test_a_job_stopped_and_a_job_killed_are_gone_on_with_and_a_done_one_says_so(
     # The same command again. An older Mixtura is installed; the driver is killed.
     mark = install_another_mixtura(head.stale)
     with submitted(head, "second", endless, tmp_path / "second.log") as log:
-        wait_for(checkpoint(run, first - first % EVERY + EVERY).exists, log)
+        wait_for(lambda: over(log) or checkpoint(run, first - first % EVERY + EVERY).exists(), log)
         for driver in processes_naming("python", "-m mixtura train", str(root)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 driver.send_signal(signal.SIGKILL)
@@ -333,6 +335,11 @@ def submitted(head: Head, name: str, command: list[str], log: Path) -> Iterator[
         client.wait(PATIENCE_S)
     finally:
         client.kill()
+
+
+def over(log: Path) -> bool:
+    """Whether the client says that its job ended, whatever the reason."""
+    return any(f"' {end}" in log.read_text() for end in ("failed", "succeeded", "was stopped"))
 
 
 def facts(run: Path) -> dict[str, object]:

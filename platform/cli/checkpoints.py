@@ -26,7 +26,11 @@ def list_checkpoints(
     from mixtura.platform.workspace import workspace
 
     found = workspace(root).existing_run(run)
-    print_table(f"Checkpoints of {run}", checkpoint_table(found), as_json=as_json)
+    rows = checkpoint_table(found)
+    if not as_json:
+        rows = [{name: value for name, value in row.items() if name not in {"step", "path"}} for row in rows]
+    notes = f"folders: {found.checkpoints}; averages are over the tasks' validation splits"
+    print_table(f"Checkpoints of {run}", rows, as_json=as_json, notes=notes)
 
 
 @app.command("pick")

@@ -376,7 +376,7 @@ def _import_deepspeed() -> Any:
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.ERROR)
     for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:  # its own; others may have added theirs
             handler.setStream(sys.stderr)
     return deepspeed
 
