@@ -73,6 +73,8 @@ def connect(store_uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs a traceback of each error that it raises, and what is raised reaches a person in our words.
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     try:
         client = MlflowClient(store_uri, registry_uri=store_uri)
         client.search_experiments(max_results=1)
