@@ -145,7 +145,7 @@ class Search:
 
     def _trials(self) -> Trials:
         if isinstance(self.executor, InlineExecutor):
-            return InlineTrials(lambda: self.watch.look())
+            return InlineTrials(self.watch.look)
         return tune_trials(self.config.executor, self.config.search.concurrent, self.run.path / "tune")
 
     # ---- the two phases ----------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def trial_config(config: Config, trial: Trial) -> Config:
 def run_trial(values: Mapping[str, Any]) -> TrialResult:
     """Train and measure, or give the result that is there already.
 
-    Raises TrialStoppedError where the folder holds a file `stop`. Any other failure is written to the folder and raised.
+    Raises TrialStoppedError where the folder holds a file `stop`. Other failures are written to the folder and raised.
     """
     job = TrialJob(**values)
     folder, trial = TrialFolder(Path(job.folder)), Trial.from_dict(job.trial)

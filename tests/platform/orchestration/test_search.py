@@ -176,7 +176,7 @@ def test_a_search_inline_says_what_it_costs_and_concludes(overrides: list[str], 
 
     left = {path.name for path in (folder / "trials").glob("*/*")}
     assert left <= {"trial.json", "result.json", "events", "mlflow.json", ".lock", ".writer.lock"}
-    assert not [path for path in folder.rglob("*.safetensors")]
+    assert not list(folder.rglob("*.safetensors"))
 
     winner = lines[-1].removeprefix("  mixtura train ")
     assert winner == report["winner"]["recipe"]
