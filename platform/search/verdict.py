@@ -32,7 +32,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     """The mean of independent values with Student's interval.
 
     >>> mean_interval([1.0, 2.0, 3.0])
-    Estimate(mean=2.0, low=-0.484137712..., high=4.484137712..., runs=3)
+    Estimate(mean=2.0, low=-0.48413771..., high=4.48413771..., runs=3)
     """
     count = len(values)
     mean = math.fsum(values) / count

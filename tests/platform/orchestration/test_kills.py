@@ -10,10 +10,9 @@ import random
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -38,7 +37,7 @@ KILLS = ("builder", "rank 1", "rank 0")
 
 @dataclass
 class Runs:
-    """Three runs of the same steps."""
+    """Two runs of the same steps."""
 
     undisturbed: Path
     disturbed: Path
@@ -201,8 +200,3 @@ def title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return ""
-
-
-@pytest.fixture(autouse=True)
-def _no_module_is_left_over() -> Iterator[Any]:
-    yield
