@@ -12,6 +12,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Clusters of one machine listen on loopback; read when Ray is imported, which some test may do before ours does.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 # The quickstart at a size that trains in seconds; its tasks, lanes and executor stay as they are.
 TINY = (

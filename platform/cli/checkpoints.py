@@ -42,7 +42,7 @@ def pick(
 ) -> None:
     """Name a run's best checkpoint, on average or for one task.
 
-    Example: mixtura checkpoints pick quickstart --task python_docs_name
+    Example: mixtura checkpoints pick quickstart --task python_docs_module
     """
     from mixtura.platform.cli.output import print_json, print_lines
     from mixtura.platform.orchestration.select import checkpoint_path, checkpoint_table

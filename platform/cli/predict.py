@@ -24,7 +24,7 @@ def predict(
 ) -> None:
     """Answer texts with a checkpoint: text in, text out.
 
-    Example: mixtura predict quickstart@best "name docstring: Return the size of a file in bytes."
+    Example: mixtura predict quickstart@best "returns docstring: Return the size of a file in bytes."
     """
     from mixtura.platform.errors import RequestError
     from mixtura.platform.orchestration.predict import answers

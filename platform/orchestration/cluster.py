@@ -87,10 +87,12 @@ def _rounded(share: float) -> float:
 @contextlib.contextmanager
 def connected(settings: ExecutorSection) -> Iterator[Ledger]:
     """Connect to the running cluster (`executor.address`, or the job's own), or start one on this machine."""
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        _keep_to_loopback()
     import ray
 
     quiet_ray()
-    address = settings.address or os.environ.get("RAY_ADDRESS")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
@@ -110,6 +112,14 @@ def connected(settings: ExecutorSection) -> Iterator[Ledger]:
         yield divide(resources.get("CPU", 0), resources.get("GPU", 0), settings)
     finally:
         ray.shutdown()
+
+
+def _keep_to_loopback() -> None:
+    """A cluster of this machine alone listens on loopback; by default, on Linux, it would on every interface.
+
+    Ray reads this variable, which turns clusters of several machines on or off, once: when it is imported.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _refuse_silence(address: str) -> None:
