@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from mixtura.platform.cli.output import console, print_lines, print_table
 
@@ -54,7 +54,7 @@ class TerminalReporter:
         if self._progress is None:
             columns = ("{task.description}", BarColumn(bar_width=24), "{task.completed:g}/{task.total:g}")
             text = [column if isinstance(column, BarColumn) else TextColumn(column) for column in columns]
-            self._progress = Progress(*text, TextColumn("{task.fields[detail]}"), TimeElapsedColumn(), console=console)
+            self._progress = Progress(*text, TextColumn("{task.fields[detail]}"), console=console)
             self._progress.start()
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=total, detail="")

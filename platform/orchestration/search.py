@@ -186,6 +186,7 @@ class TuneTrials:
                 search_alg=searcher,
                 num_samples=count,
                 max_concurrent_trials=self.concurrent,
+                reuse_actors=True,
                 trial_dirname_creator=_folder_name,
             ),
             run_config=RunConfig(
@@ -277,6 +278,7 @@ class _Told(Callback):  # type: ignore[misc]
 def _quiet_tune() -> None:
     """Keep Tune's own lines and tables off the terminal, and this process's folder and signals as they are."""
     for name, value in {
+        "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",

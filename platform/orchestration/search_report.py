@@ -114,11 +114,10 @@ def show_report(report: Report, reporter: Reporter) -> None:
         f"Student's t over {seeds} seeds of training; differences are taken seed by seed"
     )
     reporter.table("Ranking of mixtures", [_row(row, baseline) for row in report["ranking"]], notes)
-    shares = {row["mixture"]: row["shares"] for row in report["ranking"]}
     tasks = list(report["ranking"][0]["shares"])
     reporter.table(
-        "Share of each task in the examples",
-        [{"task": task, **{name: f"{of[task]:.1%}" for name, of in shares.items()}} for task in tasks],
+        "Each task's share of the examples, and its result",
+        [{"task": task, **{row["mixture"]: _task_cell(row, task) for row in report["ranking"]}} for task in tasks],
     )
     reporter.line(report["verdict"]["text"])
     for line in report.get("failed", []):
@@ -138,9 +137,14 @@ def _row(row: Mapping[str, Any], baseline: str) -> dict[str, Any]:
         "average": f"{row['average']:.2f}",
         "95 % interval": _bounds(row["low"], row["high"]),
         f"against {baseline}": "-" if difference is None else _difference(Estimate(**difference)),
-        **{task: f"{value:.1f}" for task, value in row["by task"].items()},
         "runs": row["runs"],
     }
+
+
+def _task_cell(row: Mapping[str, Any], task: str) -> str:
+    """`25.0 %, 31.2`; the share alone for a task that has no result."""
+    share = f"{row['shares'][task]:.1%}"
+    return f"{share}, {row['by task'][task]:.1f}" if task in row["by task"] else share
 
 
 def _bounds(low: float | None, high: float | None) -> str:

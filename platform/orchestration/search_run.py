@@ -251,9 +251,9 @@ class Search:
         self.failures.pop(trial.label, None)
         if trial.purpose == "search":
             known = self.book.searched()
-            top = max(one.score for one in known)
-            self.events.write(TrainPoint(len(known), {"search/average": result.score, "search/best": top}))
-            mark = ", the best so far" if result.score >= top else ""
+            top = best(known)
+            self.events.write(TrainPoint(len(known), {"search/average": result.score, "search/best": top.score}))
+            mark = ", the best so far" if result == top else ""
             text = f"{trial.label}: average {result.score:.2f}{mark}; {trial.candidate.describe()}"
         else:
             text = f"{trial.label}: average {result.score:.2f}"

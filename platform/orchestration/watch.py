@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from mixtura.platform.tracking.records import (
 from mixtura.platform.workspace import Run
 
 _EVERY_S = 0.5
+_RECENT_STEPS = 20
 
 
 class Watcher:
@@ -31,6 +33,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
         self._looking = threading.Lock()
         self._waited_s = self._stepped_s = 0.0
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT_STEPS)
 
     def look(self) -> None:
         """Show what was written until now."""
@@ -62,9 +65,11 @@ class Watcher:
         metrics = point.metrics
         self._waited_s += metrics["data_wait_s"]
         self._stepped_s += metrics["step_s"]
+        self._recent.append((metrics["step_s"], metrics["target_tokens"]))
+        seconds, tokens = (sum(column) for column in zip(*self._recent, strict=True))
         detail = (
-            f"loss {metrics['loss']:.3f}  {1 / metrics['step_s']:.1f} steps/s  "
-            f"{metrics['target_tokens'] / metrics['step_s']:,.0f} target tokens/s  "
+            f"loss {metrics['loss']:.3f}  {len(self._recent) / seconds:.1f} steps/s  "
+            f"{tokens / seconds:,.0f} target tokens/s  "
             f"data wait {self._waited_s / self._stepped_s:.1%}"
         )
         self.reporter.progress("train", point.step, self.steps, detail)
