@@ -16,7 +16,7 @@ MixturaError                 exit code 1
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class MixturaError(Exception):
@@ -78,3 +78,25 @@ class RunError(MixturaError):
 
 class TrainingError(MixturaError):
     """Training cannot go on."""
+
+
+def to_plain(error: MixturaError) -> dict[str, str]:
+    """An error as plain values, for the way from one process to another: libraries in between keep only its text.
+
+    >>> to_plain(DataError("no rows"))
+    {'kind': 'DataError', 'message': 'no rows'}
+    """
+    return {"kind": type(error).__name__, "message": str(error)}
+
+
+def from_plain(values: Mapping[str, str]) -> MixturaError:
+    """The error again; a kind that is made from more than a message comes back as its nearest plain kind.
+
+    >>> from_plain({"kind": "UnknownNameError", "message": "no task 'rtee'"})
+    RequestError("no task 'rtee'")
+    """
+    kind = globals().get(values["kind"], MixturaError)
+    if kind is UnknownNameError:
+        kind = RequestError
+    error: MixturaError = kind(values["message"])
+    return error

@@ -7,14 +7,18 @@ import logging
 import queue
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mixtura.platform.data.stream import MixtureStream, StreamSpec, plan_window
+from mixtura.platform.errors import MixturaError, from_plain, to_plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_ERROR = "error"
 
 
 @lru_cache(maxsize=2)
@@ -32,6 +36,16 @@ def build_block(request: pa.Table, spec_json: str) -> pa.Table:
     count = len(rows)
     rows = rows.append_column("lane", pa.array([lane] * count, pa.int32()))
     return rows.append_column("round", pa.array([turn] * count, pa.int64())).replace_schema_metadata(None)
+
+
+def build_or_tell(request: pa.Table, spec_json: str, build: Callable[[pa.Table, str], pa.Table]) -> pa.Table:
+    """A block, or a table of one row that says what is wrong: Ray Data would keep only the text of an error."""
+    import pyarrow as pa
+
+    try:
+        return build(request, spec_json)
+    except MixturaError as error:
+        return pa.table({_ERROR: [json.dumps(to_plain(error))]})
 
 
 class RayBlocks:
@@ -110,8 +124,8 @@ class RayBlocks:
         planned = plan_window(self._lanes, self._next_round, self._rows_ahead, self._mean_rows, self._window)
         requests = [{"lane": lane, "round": turn, "block": self._stream.block_of(turn, lane)} for lane, turn in planned]
         dataset = ray.data.from_items(requests, override_num_blocks=len(requests)).map_batches(
-            build_block,
-            fn_kwargs={"spec_json": self._spec_json},
+            build_or_tell,
+            fn_kwargs={"spec_json": self._spec_json, "build": build_block},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self._builder_cpus,
@@ -125,6 +139,8 @@ class RayBlocks:
 
     def _tables(self, expected: deque[tuple[int, int]], table: pa.Table) -> Iterator[tuple[int, int, Any]]:
         """What arrived, by block; a block without rows leaves no trace in a pipeline and is filled in."""
+        if _ERROR in table.column_names:
+            raise from_plain(json.loads(table.column(_ERROR)[0].as_py()))
         start = 0
         while start < len(table):
             lane, turn = table.column("lane")[start].as_py(), table.column("round")[start].as_py()

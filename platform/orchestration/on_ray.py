@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixtura.platform.errors import MixturaError, TrainingError
+from mixtura.platform.errors import MixturaError, TrainingError, from_plain, to_plain
 from mixtura.platform.orchestration.blocks import RayBlocks, quiet_data
 from mixtura.platform.orchestration.cluster import Ledger
 from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
@@ -45,11 +45,11 @@ class RayExecutor:
         dataset = ray.data.from_items(requests, override_num_blocks=len(requests)).map(
             partial(_call_as_json, function=function), num_cpus=share, concurrency=self.shards_at_once
         )
-        try:
-            for row in dataset.iter_rows():
-                yield json.loads(row["result"])
-        except ray.exceptions.RayTaskError as error:
-            raise _own_error(error) from None
+        for row in dataset.iter_rows():
+            answer = json.loads(row["answer"])
+            if "error" in answer:
+                raise from_plain(answer["error"])
+            yield answer["result"]
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
         """Share the jobs among the evaluators."""
@@ -131,7 +131,12 @@ def evaluate_on(evaluators: Sequence[Any], jobs: Sequence[EvaluationJob]) -> lis
 
 
 def _call_as_json(row: dict[str, Any], function: Callable[[Job], Job]) -> dict[str, Any]:
-    return {"result": json.dumps(function(json.loads(row["job"])))}
+    """The result, or what is wrong as plain values: Ray Data would keep only the text of an error."""
+    try:
+        answer: Job = {"result": function(json.loads(row["job"]))}
+    except MixturaError as error:
+        answer = {"error": to_plain(error)}
+    return {"answer": json.dumps(answer)}
 
 
 def _train_rank(given: dict[str, Any]) -> None:
@@ -174,10 +179,7 @@ def _train_rank(given: dict[str, Any]) -> None:
 def _raise_failure(run: Run) -> None:
     path = run.path / "failure.json"
     if path.exists():
-        facts = json.loads(path.read_text())
-        error = TrainingError(facts["error"])
-        error.exit_code = facts["exit_code"]
-        raise error
+        raise from_plain(json.loads(path.read_text()))
 
 
 def _own_error(error: Any) -> Exception:

@@ -17,7 +17,7 @@ from mixtura.platform.data.features import global_fingerprint
 from mixtura.platform.data.lanes import BlockSource, Position, RankStream, lane_positions
 from mixtura.platform.data.stream import MixtureStream, StreamSpec
 from mixtura.platform.data.vocabulary import Vocabulary
-from mixtura.platform.errors import CheckpointError, MixturaError
+from mixtura.platform.errors import CheckpointError, MixturaError, to_plain
 from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.orchestration import assemble
 from mixtura.platform.tracking.records import (
@@ -306,4 +306,4 @@ def _point(report: StepReport) -> TrainPoint:
 
 def write_failure(run: Run, error: MixturaError) -> None:
     """Leave word of an error that trying again would only meet again."""
-    write_json_atomically(run.path / "failure.json", {"error": str(error), "exit_code": error.exit_code})
+    write_json_atomically(run.path / "failure.json", to_plain(error))

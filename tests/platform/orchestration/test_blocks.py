@@ -25,9 +25,9 @@ from mixtura.platform.workspace import workspace
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
-STEPS = 12
+STEPS = 30
 BLOCKS_PER_LANE = 2
-"""Of a window; twelve steps need several windows of a lane's blocks."""
+"""Of a window; the steps need several windows of a lane's blocks."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_batches_are_those_of_one_process_over_many_windows(stream: MixtureS
         found = [batch_fingerprint([rank.next_batch()]) for _ in range(STEPS)]
     assert found == expected
     assert source.blocks_built > 2 * BLOCKS_PER_LANE * stream.spec.lanes
-    assert "MapBatches(build_block)" in source.statistics
+    assert "MapBatches(build_or_tell)" in source.statistics
 
 
 def test_ranks_with_pipelines_of_their_own_make_the_same_batches(stream: MixtureStream, expected: list[str]) -> None:
