@@ -21,6 +21,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -367,7 +368,7 @@ def _import_deepspeed() -> Any:
     """DeepSpeed, told which device to use before it looks for one itself, and silent below errors."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if _on_gpu() else "cpu")
     os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if _on_gpu() else 0))
-    with _stdout_to_log():
+    with _stdout_to_log(), _compilers_to_log():
         import deepspeed
 
     # Otherwise every first start compiles it for a minute, although only inference uses it.
@@ -391,6 +392,22 @@ def _stdout_to_log() -> Iterator[None]:
     finally:
         if printed.getvalue():
             _LOG.debug("%s", printed.getvalue())
+
+
+@contextlib.contextmanager
+def _compilers_to_log() -> Iterator[None]:
+    """DeepSpeed tries at import what it could compile; what compilers and linkers say of that is no error of ours."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            _LOG.debug("%s", said.read().decode(errors="replace"))
 
 
 def _partition_map(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Layout:

@@ -59,7 +59,7 @@ def worst(found: dict[int, Step], expected: dict[int, Step]) -> float:
 
 
 def test_the_comparison_trains_with_dropout(inline_run: Path, tiny_config: Callable[..., Config]) -> None:
-    assert tiny_config(inline_run.parent, "inline").model.dropout_rate == 0.1
+    assert tiny_config(inline_run.parent, "inline").model.dropout_rate > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

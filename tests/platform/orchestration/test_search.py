@@ -14,11 +14,11 @@ from mixtura.platform import config
 from mixtura.platform.config import Config
 from mixtura.platform.errors import ConfigError, ResourceError, RunError, TrainingError
 from mixtura.platform.orchestration.reporter import SilentReporter
-from mixtura.platform.orchestration.search import MixtureSearch, trial_share
+from mixtura.platform.orchestration.search import GivenTrials, MixtureSearch, Tally, trial_share, tune_trials
 from mixtura.platform.orchestration.search_run import search_recipe
-from mixtura.platform.orchestration.trial import trial_config
+from mixtura.platform.orchestration.trial import TrialJob, trial_config
 from mixtura.platform.search.space import Candidate, Space, own_mixture
-from mixtura.platform.search.trials import TrialFolder, finished, make_trial
+from mixtura.platform.search.trials import TrialFolder, TrialResult, finished, make_trial
 from mixtura.platform.tracking.records import TrainPoint, read_events
 from mixtura.platform.workspace import Run
 
@@ -149,6 +149,38 @@ def test_a_search_without_anything_to_search_is_refused_before_work(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+# ---- trials under Ray Tune -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_tune_counts_trials_names_failures_and_leaves_nothing_on_the_cluster(ray_cluster: None, tmp_path: Path) -> None:
+    from ray.util import placement_group_table
+    from ray.util.state import list_actors
+
+    tree, space = quickstart()
+    jobs = []
+    for number in range(4):
+        mixture = space.candidate({name: low * (1 + number / 9) for name, (low, _) in space.parameters().items()}, "x")
+        trial = make_trial("compare", mixture, number, 2, {})
+        folder = TrialFolder(tmp_path / "trials" / trial.folder)
+        if number:  # done already, so that nothing is trained here; the others have no caches and fail
+            folder.begin(trial)
+            folder.commit(TrialResult(trial, 1.0, {}, 0.0))
+        jobs.append(TrialJob(trial.to_dict(), tree.to_dict(), str(folder.path), str(tmp_path / "no"), {}).__dict__)
+
+    tally = Tally(tmp_path / "stop")
+    trials = tune_trials(tree.executor, 2, tmp_path / "tune")
+    assert (trials.cpus, trials.gpus) == (1.0, 0)
+    trials.run(GivenTrials(jobs), len(jobs), tally, "compare")
+    assert (tally.succeeded, tally.failed) == (3, 1)
+    reason = TrialFolder(Path(jobs[0]["folder"])).failure()
+    assert reason is not None
+    assert str(tmp_path / "no") in reason
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
+    assert not list_actors(filters=[("state", "=", "ALIVE")])
+
+
 # ---- whole searches --------------------------------------------------------------------------------------------------
 
 
@@ -245,11 +277,11 @@ def test_a_killed_search_goes_on_and_a_finished_one_says_so(
     process = mixtura("search", "quickstart", *overrides)
     wait_for(lambda: finished(folder / "trials"), "a trial was done", process)
     kill_with_children(process.pid)
-    process.communicate()
+    process.wait()
     before = results_of(folder)
 
     process = mixtura("search", "quickstart", *overrides)
-    output = process.communicate()[0]
+    output = output_of(process)
     assert process.returncode == 0, output
     assert "the searched mixture: " in output
     assert "Traceback" not in output
@@ -258,7 +290,7 @@ def test_a_killed_search_goes_on_and_a_finished_one_says_so(
     assert len(after) == 10
 
     again = mixtura("search", "quickstart", *overrides)
-    output = again.communicate()[0]
+    output = output_of(again)
     assert again.returncode == 0, output
     assert "is done" in output
     assert results_of(folder) == after
@@ -269,6 +301,13 @@ def test_a_killed_search_goes_on_and_a_finished_one_says_so(
     for path in (folder / "trials").iterdir():
         steps = [record.step for record in read_events(path / "events") if isinstance(record, TrainPoint)]
         assert steps[-1] == 2
+
+
+def output_of(process: Any) -> str:
+    """All that it prints until its end."""
+    text = str(process.stdout.read())
+    process.wait()
+    return text
 
 
 def rows_of(root: Path, query: str) -> list[tuple[Any, ...]]:
