@@ -28,7 +28,7 @@ from mixtura.platform.errors import ResourceError
 from mixtura.platform.orchestration.trial import TrialStoppedError, run_trial
 from mixtura.platform.random_bits import key
 from mixtura.platform.search.space import Candidate, Space
-from mixtura.platform.search.trials import Trial, TrialFolder, TrialResult, too_many_failed
+from mixtura.platform.search.trials import Trial, TrialFolder, too_many_failed
 
 SCORE = "score"
 _SMALLEST_SHARE = 0.05
@@ -56,7 +56,8 @@ class MixtureSearch(OptunaSearch):  # type: ignore[misc]
     fitted to all coordinates together, expects the most (Bergstra et al. 2011).
 
     Optuna's own 10 random trials would leave nothing for the estimator in a search of 8. What earlier attempts found
-    is told to it, and makes another seed, so that an interrupted search does not try the same points again.
+    is told to it, and what they cut short is tried again first. How many trials they began makes another seed, so that
+    a search that goes on draws no point twice.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class MixtureSearch(OptunaSearch):  # type: ignore[misc]
         again: Sequence[Candidate],
         job_of: Callable[[Candidate], Job],
         seed: int,
+        begun: int = 0,
     ) -> None:
         self.space, self._job_of = space, job_of
         told = [(point, value) for candidate, value in known if (point := space.point(candidate)) is not None]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler(
-            seed=key("search", seed, len(known)) % 2**32,
+            seed=key("search", seed, begun) % 2**32,
             multivariate=True,
             n_startup_trials=min(_MOST_RANDOM, max(2, trials // 2)),
         )
@@ -230,7 +232,10 @@ def trial_share(cpus: float, gpus: float, concurrent: int, gpus_each: float) -> 
 
 def _trainable(config: dict[str, Any]) -> None:
     """What Tune runs in a process of its own."""
-    result: TrialResult = run_trial(config["job"])
+    try:
+        result = run_trial(config["job"])
+    except TrialStoppedError:
+        return  # Tune was told to stop before the trial was
     ray.tune.report({SCORE: result.score})
 
 
@@ -280,6 +285,7 @@ def _quiet_tune() -> None:
     for name, value in {
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

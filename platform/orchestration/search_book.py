@@ -48,11 +48,12 @@ class TrialBook:
     prepared: Prepared
     fork: str | None
     basis: dict[str, Any] = field(init=False)
-    _named: int = field(init=False)
+    begun: int = field(init=False)
+    """Trials of the search that were handed out, in all attempts."""
 
     def __post_init__(self) -> None:
         self.basis = basis_of(self.config, self.prepared, self.fork)
-        self._named = len(list(self._begun()))
+        self.begun = len(list(self._begun()))
 
     def job(self, trial: Trial) -> dict[str, Any]:
         """All that a process needs to run a trial."""
@@ -71,8 +72,8 @@ class TrialBook:
         begun = {known.key: known for known, _ in self._begun()}
         if trial.key in begun:
             return self.job(begun[trial.key])
-        self._named += 1
-        return self.job(replace(trial, candidate=replace(candidate, name=f"search {self._named:03d}")))
+        self.begun += 1
+        return self.job(replace(trial, candidate=replace(candidate, name=f"search {self.begun:03d}")))
 
     def searched(self) -> list[TrialResult]:
         """What the search found so far."""

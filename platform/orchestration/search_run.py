@@ -161,8 +161,8 @@ class Search:
             left = trials - len(known)
             told = [(result.trial.candidate, result.score) for result in known]
             again = self.book.unfinished()[:left]
-            seed = self.config.run.seed
-            algorithm = MixtureSearch(self.mixtures, trials, told, again, self.book.search_job, seed)
+            seed, begun = self.config.run.seed, self.book.begun
+            algorithm = MixtureSearch(self.mixtures, trials, told, again, self.book.search_job, seed, begun)
             self.trials.run(algorithm, left, tally, f"search-{self.attempt:04d}")
             self.watch.look()
         if self._stop_file.exists():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,32 @@ from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.train import keep_stream
 from mixtura.platform.orchestration.worker import TrainPlan
 from mixtura.platform.tracking.records import TrainPoint, read_events
-from mixtura.platform.workspace import Run, workspace
+from mixtura.platform.workspace import workspace
 
 Step = tuple[float, str]
 """Loss and fingerprint of the global batch."""
-Start = Callable[..., subprocess.Popen[str]]
 
-PATIENCE_S = 400.0
+PATIENCE_S = 500.0
+
+
+@dataclass
+class Command:
+    """A running or ended `mixtura ...`."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def said(self) -> str:
+        """What it has printed until now, errors too."""
+        return self.output.read_text()
+
+
+Start = Callable[..., Command]
 
 
 @pytest.fixture(scope="module")
@@ -102,27 +122,28 @@ def train_only() -> Callable[[Config, Executor], Path]:
 @pytest.fixture
 def mixtura(repository: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts `mixtura ...` as a process of its own; what it started is ended after the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Command] = []
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mixtura", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
+    def start(*arguments: str) -> Command:
+        output = tmp_path / f"output-{len(started)}.txt"
+        with open(output, "wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mixtura", *arguments],
+                cwd=tmp_path,
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        started.append(Command(process, output))
+        return started[-1]
 
     yield start
-    for process in started:
+    for command in started:
         with contextlib.suppress(psutil.NoSuchProcess):
-            kill_all(psutil.Process(process.pid))
-        process.communicate()
+            kill_all(psutil.Process(command.pid))
+        command.process.wait()
 
 
 def kill_all(process: psutil.Process) -> None:
@@ -140,22 +161,14 @@ def kill_with_children() -> Callable[[int], None]:
 
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[..., None]:
-    """Polls until something holds; fails if `process` ends before."""
+    """Polls until something holds; fails if the command ends before."""
 
-    def wait(holds: Callable[[], Any], what: str, process: subprocess.Popen[str] | None = None) -> None:
+    def wait(holds: Callable[[], Any], what: str, command: Command) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
-            ended = process is not None and process.poll() is not None
-            if ended and not holds():
-                assert process is not None
-                pytest.fail(f"the process ended before {what}: {process.communicate()[0]}")
+            if command.process.poll() is not None and not holds():
+                pytest.fail(f"the command ended before {what}: {command.said}")
             assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}"
             time.sleep(0.02)
 
     return wait
-
-
-@pytest.fixture(scope="session")
-def read_run() -> Callable[[Path], Run]:
-    """A run by its folder."""
-    return Run

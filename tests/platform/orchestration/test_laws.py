@@ -101,7 +101,7 @@ def test_any_workers_count_the_same_examples(ray_run: Callable[[int], Path], inl
 
 def test_every_ranks_rows_came_through_a_pipeline_of_its_own(ray_run: Callable[[int], Path]) -> None:
     for rank in range(2):
-        assert "MapBatches(build_block)" in (ray_run(2) / f"ray-data-rank-{rank}.txt").read_text()
+        assert "MapBatches(build_" in (ray_run(2) / f"ray-data-rank-{rank}.txt").read_text()
 
 
 def test_what_stream_show_says_is_what_the_run_stepped_on(inline_run: Path, steps_of: Steps) -> None:

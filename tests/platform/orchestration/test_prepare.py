@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,15 +82,15 @@ def test_preparation_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     new_workspace: Path,
     tiny: list[str],
     tiny_config: Callable[..., Config],
-    mixtura: Callable[..., subprocess.Popen[str]],
+    mixtura: Callable[..., Any],
     wait_for: Callable[..., None],
 ) -> None:
     (new_workspace / "caches").unlink()
     given = [f"run.root={new_workspace}", f"vocabulary.path={prepared.vocabulary}"]
-    process = mixtura("prepare", "quickstart", *tiny, *given, "executor.kind=inline")
-    wait_for(lambda: list(new_workspace.glob("caches/*/*-of-*.json")), "the first shard", process)
-    process.kill()
-    process.wait()
+    command = mixtura("prepare", "quickstart", *tiny, *given, "executor.kind=inline")
+    wait_for(lambda: list(new_workspace.glob("caches/*/*-of-*.json")), "the first shard", command)
+    command.process.kill()
+    command.process.wait()
     half_written = next(new_workspace.glob("caches/*/*.arrow")).with_name(".train-00001-of-00004.arrow.abc123")
     half_written.write_bytes(b"half")
     kept = {path: path.stat().st_mtime_ns for path in new_workspace.glob("caches/*/*-of-*.json")}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +176,7 @@ def test_sigterm_saves_and_ends_with_exit_code_0_and_a_second_process_is_refused
     new_workspace: Path,
     tiny: list[str],
     tiny_config: Callable[..., Config],
-    mixtura: Callable[..., subprocess.Popen[str]],
+    mixtura: Callable[..., Any],
     wait_for: Callable[..., None],
     steps_of: Steps,
 ) -> None:
@@ -190,15 +188,14 @@ def test_sigterm_saves_and_ends_with_exit_code_0_and_a_second_process_is_refused
         "executor.kind=inline",
     ]
     run = new_workspace / "terminated"
-    process = mixtura("train", "quickstart", *tiny, *given)
-    wait_for(lambda: (run / "events").is_dir() and len(steps_of(run)) > 2, "the third step", process)
-    with pytest.raises(ResourceError, match=f"run 'terminated' is being worked on.* held by process {process.pid}"):
+    command = mixtura("train", "quickstart", *tiny, *given)
+    wait_for(lambda: (run / "events").is_dir() and len(steps_of(run)) > 2, "the third step", command)
+    with pytest.raises(ResourceError, match=f"run 'terminated' is being worked on.* held by process {command.pid}"):
         train_recipe("quickstart", tiny_config(new_workspace, "terminated", *given[2:]), Lines())
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    assert "run 'terminated' was stopped and is resumable" in said
-    assert "Traceback" not in said
+    command.process.terminate()
+    assert command.process.wait() == 0, command.said
+    assert "run 'terminated' was stopped and is resumable" in command.said
+    assert "Traceback" not in command.said
     assert Run(run).facts()["status"] == "resumable"
     (saved,) = list_checkpoints(run / "checkpoints")
     verify(saved.path)
