@@ -143,9 +143,13 @@ class Search:
     def _stop_file(self) -> Path:
         return self.run.path / "stop"
 
+    def _look(self) -> None:
+        """Show what the trials wrote until now; the watch begins after the trials were planned."""
+        self.watch.look()
+
     def _trials(self) -> Trials:
         if isinstance(self.executor, InlineExecutor):
-            return InlineTrials(self.watch.look)
+            return InlineTrials(self._look)
         return tune_trials(self.config.executor, self.config.search.concurrent, self.run.path / "tune")
 
     # ---- the two phases ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 from mixtura.platform.config import Config, recipe_name
 from mixtura.platform.data.stream import StreamSpec
-from mixtura.platform.data.vocabulary import ROWS_MULTIPLE
+from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
 from mixtura.platform.errors import RequestError, RunError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.assemble import model_config
@@ -80,6 +80,8 @@ def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
     given = config.vocabulary.path
     if given is not None and not Path(given).is_file():
         raise RequestError(f"vocabulary.path is {given!r}, but there is no such file")
+    if given is not None:
+        Vocabulary(given)
     model_config(config.model, embedding_rows=ROWS_MULTIPLE)
     if config.run.fork is not None and not list_checkpoints(run.checkpoints):
         checkpoint_path(space, config.run.fork)

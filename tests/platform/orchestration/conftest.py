@@ -163,10 +163,10 @@ def kill_with_children() -> Callable[[int], None]:
 def wait_for() -> Callable[..., None]:
     """Polls until something holds; fails if the command ends before."""
 
-    def wait(holds: Callable[[], Any], what: str, command: Command) -> None:
+    def wait(holds: Callable[[], Any], what: str, command: Command | None = None) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
-            if command.process.poll() is not None and not holds():
+            if command is not None and command.process.poll() is not None and not holds():
                 pytest.fail(f"the command ended before {what}: {command.said}")
             assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}"
             time.sleep(0.02)

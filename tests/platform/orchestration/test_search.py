@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ import pytest
 from mixtura.platform import config
 from mixtura.platform.config import Config
 from mixtura.platform.errors import ConfigError, ResourceError, RunError, TrainingError
+from mixtura.platform.orchestration.prepare import map_inline, prepare
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.search import GivenTrials, MixtureSearch, Tally, trial_share, tune_trials
+from mixtura.platform.orchestration.search_book import TrialBook
 from mixtura.platform.orchestration.search_run import search_recipe
-from mixtura.platform.orchestration.trial import TrialJob, trial_config
-from mixtura.platform.search.space import Candidate, Space, own_mixture
+from mixtura.platform.orchestration.trial import TrialJob, TrialStoppedError, run_trial, trial_config
+from mixtura.platform.search.space import Candidate, Space, own_mixture, plain_baselines
 from mixtura.platform.search.trials import TrialFolder, TrialResult, finished, make_trial
 from mixtura.platform.tracking.records import TrainPoint, read_events
-from mixtura.platform.workspace import Run
+from mixtura.platform.workspace import Run, Workspace
 
 TASKS = ("python_docs_span_corruption", "python_docs_module", "python_docs_returns", "python_docs_arguments")
 # The recipe's own mixture is made a plain one, so that there are four mixtures to compare and not five.
@@ -150,6 +153,47 @@ def test_a_search_without_anything_to_search_is_refused_before_work(tmp_path: Pa
     with pytest.raises(ConfigError, match="a mixture of 1 task has no proportions to search"):
         search_inline([*undrawn, f"run.root={tmp_path}"])
     assert not list(tmp_path.iterdir())
+
+
+# ---- one trial -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_stopped_goes_on_as_if_it_had_not_been(
+    overrides: list[str], new_workspace: Path, wait_for: Callable[..., None]
+) -> None:
+    tree = config.load("quickstart", overrides)
+    prepared = prepare(tree, Workspace(new_workspace), map_inline, SilentReporter())
+    mixture = plain_baselines(tree)[0]
+
+    def run_in(name: str, stop: bool) -> TrialResult:
+        book = TrialBook(new_workspace / name, tree, Space.of(tree), prepared, None)
+        trial = make_trial("compare", mixture, 1, 40, book.basis)
+        job = book.job(trial)
+        if stop:
+            folder = Path(job["folder"])
+            told = Thread(target=lambda: (wait_for(lambda: steps_in(folder), "a step"), (folder / "stop").touch()))
+            told.start()
+            with pytest.raises(TrialStoppedError):
+                run_trial(job)
+            told.join()
+            assert list(folder.glob("checkpoints/step-*"))
+            assert 0 < max(steps_in(folder)) < 40
+        result = run_trial(job)
+        assert run_trial(job) == result
+        assert not list(Path(job["folder"]).glob("checkpoints*"))
+        return result
+
+    undisturbed, stopped = run_in("undisturbed", False), run_in("stopped", True)
+    assert (stopped.score, stopped.by_task) == (undisturbed.score, undisturbed.by_task)
+    folders = [next((new_workspace / name).iterdir()) for name in ("undisturbed", "stopped")]
+    assert steps_in(folders[0]) == steps_in(folders[1])
+
+
+def steps_in(folder: Path) -> dict[int, float]:
+    """The loss of each step."""
+    points = [record for record in read_events(folder / "events") if isinstance(record, TrainPoint)]
+    return {point.step: point.metrics["loss"] for point in points if "loss" in point.metrics}
 
 
 # ---- trials under Ray Tune -------------------------------------------------------------------------------------------
