@@ -172,7 +172,12 @@ def test_a_trial_that_was_stopped_goes_on_as_if_it_had_not_been(
         job = book.job(trial)
         if stop:
             folder = Path(job["folder"])
-            told = Thread(target=lambda: (wait_for(lambda: steps_in(folder), "a step"), (folder / "stop").touch()))
+
+            def stop_after_a_step() -> None:
+                wait_for(lambda: steps_in(folder), "a step was done")
+                (folder / "stop").touch()
+
+            told = Thread(target=stop_after_a_step)
             told.start()
             with pytest.raises(TrialStoppedError):
                 run_trial(job)
@@ -323,25 +328,23 @@ def test_a_killed_search_goes_on_and_a_finished_one_says_so(
     kill_with_children: Callable[[int], None],
 ) -> None:
     folder = new_workspace / "quickstart-search"
-    process = mixtura("search", "quickstart", *overrides)
-    wait_for(lambda: finished(folder / "trials"), "a trial was done", process)
-    kill_with_children(process.pid)
-    process.wait()
+    command = mixtura("search", "quickstart", *overrides)
+    wait_for(lambda: finished(folder / "trials"), "a trial was done", command)
+    kill_with_children(command.pid)
+    command.process.wait()
     before = results_of(folder)
 
-    process = mixtura("search", "quickstart", *overrides)
-    output = output_of(process)
-    assert process.returncode == 0, output
-    assert "the searched mixture: " in output
-    assert "Traceback" not in output
+    command = mixtura("search", "quickstart", *overrides)
+    assert command.process.wait() == 0, command.said
+    assert "the searched mixture: " in command.said
+    assert "Traceback" not in command.said
     after = results_of(folder)
     assert before.items() <= after.items()
     assert len(after) == 10
 
     again = mixtura("search", "quickstart", *overrides)
-    output = output_of(again)
-    assert again.returncode == 0, output
-    assert "is done" in output
+    assert again.process.wait() == 0, again.said
+    assert "is done" in again.said
     assert results_of(folder) == after
 
     nested = rows_of(new_workspace, "select value, count(*) from tags where key = 'mlflow.parentRunId' group by value")
@@ -350,13 +353,6 @@ def test_a_killed_search_goes_on_and_a_finished_one_says_so(
     for path in (folder / "trials").iterdir():
         steps = [record.step for record in read_events(path / "events") if isinstance(record, TrainPoint)]
         assert steps[-1] == 2
-
-
-def output_of(process: Any) -> str:
-    """All that it prints until its end."""
-    text = str(process.stdout.read())
-    process.wait()
-    return text
 
 
 def rows_of(root: Path, query: str) -> list[tuple[Any, ...]]:
