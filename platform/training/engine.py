@@ -376,9 +376,11 @@ def _import_deepspeed() -> Any:
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.ERROR)
-    for handler in logger.handlers:
+    for handler in list(logger.handlers):
         if type(handler) is logging.StreamHandler:  # its own; others may have added theirs
-            handler.setStream(sys.stderr)
+            logger.removeHandler(handler)
+            # It looks standard error up at each message: what it was at import may be closed by then.
+            logger.addHandler(logging.lastResort or handler)
     return deepspeed
 
 
