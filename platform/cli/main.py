@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad request. Heavy libraries are imported inside
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -32,6 +33,9 @@ app.add_typer(stream.app, name="stream")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(runs.app, name="runs")
 
+_ANSWERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system refuses for reasons that its own words tell; any other error of it is ours, with a traceback."""
+
 
 def main() -> None:
     """Run the command line; an error that a person can act on is printed as one message."""
@@ -48,6 +52,13 @@ def main() -> None:
         # The reader of our output went away (`mixtura ... | head`): nothing is wrong on our side.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _ANSWERS:
+            raise
+        sys.stdout.flush()
+        where = f": {error.filename}" if error.filename else ""
+        sys.stderr.write(f"error: {os.strerror(error.errno)}{where}; mend that and run the same command\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

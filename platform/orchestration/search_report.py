@@ -110,8 +110,8 @@ def show_report(report: Report, reporter: Reporter) -> None:
     baseline = report["verdict"]["baseline"]
     seeds = max(row["runs"] for row in report["ranking"])
     notes = (
-        f"average of the tasks' headline metrics on the {report['verdict']['split']} split; intervals: 95 %, "
-        f"Student's t over {seeds} seeds of training; differences are taken seed by seed"
+        f"average of the tasks' headline metrics on the {report['verdict']['split']} split, on the same examples for "
+        f"all; intervals: 95 %, Student's t over {seeds} seeds of training; differences are taken seed by seed"
     )
     reporter.table("Ranking of mixtures", [_row(row, baseline) for row in report["ranking"]], notes)
     tasks = list(report["ranking"][0]["shares"])

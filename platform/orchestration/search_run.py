@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,10 @@ from mixtura.platform.orchestration.search_report import Report, findings, repor
 from mixtura.platform.orchestration.search_watch import SearchTracking, SearchWatch
 from mixtura.platform.orchestration.select import checkpoint_path
 from mixtura.platform.orchestration.track import evaluated_tasks
-from mixtura.platform.orchestration.train import describe, executor_for, stop_on_signals
+from mixtura.platform.orchestration.train import describe, executor_for, refuse_bad_request, stop_on_signals
+from mixtura.platform.orchestration.trial import delete_checkpoints
 from mixtura.platform.search.space import Candidate, Space
-from mixtura.platform.search.trials import TrialResult, best, finished, grouped_reasons, too_many_failed
+from mixtura.platform.search.trials import TrialResult, best, finished, grouped_reasons, too_many_failed, trial_folders
 from mixtura.platform.search.winner import winner_file, write_winner
 from mixtura.platform.tracking.records import EventWriter, Note, RunFinished, RunStarted, TrainPoint
 from mixtura.platform.workspace import Run, Workspace, workspace
@@ -58,6 +60,7 @@ def search_recipe(recipe: str, overrides: Sequence[str], config: Config, reporte
             reporter.line(f"search {run.name!r} is done")
             show_report(done, reporter)
             return done
+        refuse_bad_request(space, run, config)
         attempt = run.begin(recipe, config, "search")
         describe(run, recipe, config, attempt, reporter)
         try:
@@ -314,5 +317,13 @@ class Search:
             self.reporter.line(f"search {self.run.name!r} was stopped and is resumable; the same command goes on")
             return
         show_report(self.report, self.reporter)
-        if not self._complete:
+        if self._complete:
+            self._tidy()
+        else:
             self.reporter.line("some trials of the comparison failed twice; the same command tries them again")
+
+    def _tidy(self) -> None:
+        """Delete what trials that failed had saved, and Tune's own files: nobody goes on from them."""
+        for folder in trial_folders(self.book.root):
+            delete_checkpoints(folder.path)
+        shutil.rmtree(self.run.path / "tune", ignore_errors=True)

@@ -56,7 +56,7 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
     """Train a recipe to its last step, from wherever its run stands; a run that is done says so."""
     space = workspace(config.run.root)
     run = space.run(config.run.name or recipe_name(recipe))
-    with run.held():
+    with disk_full_is_an_answer(space.root, "training"), run.held():
         if is_done(run, config):
             reporter.line(f"run {run.name!r} is done: {summary_line(run)}")
             show_result(space, run, reporter)
@@ -65,11 +65,12 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
         attempt = run.begin(recipe, config)
         describe(run, recipe, config, attempt, reporter)
         try:
-            with disk_full_is_an_answer(run.path, "training"), executor_for(config) as executor:
+            with executor_for(config) as executor:
                 Training(space, run, config, executor, reporter, attempt).go()
         except BaseException as error:
             reporter.settle()
-            run.set_status("failed" if isinstance(error, Exception) else "resumable")
+            with contextlib.suppress(OSError):  # a disk that is too full for it: the error itself says so
+                run.set_status("failed" if isinstance(error, Exception) else "resumable")
             raise
 
 
@@ -148,7 +149,8 @@ class Training:
             try:
                 yield
             except Exception as error:
-                events.write(RunFinished("failed", str(error)))
+                with contextlib.suppress(OSError):  # a disk that is too full for it: the error itself says so
+                    events.write(RunFinished("failed", str(error)))
                 raise
             except BaseException:
                 events.write(RunFinished("resumable"))

@@ -76,7 +76,7 @@ def run_trial(values: Mapping[str, Any]) -> TrialResult:
         result = folder.result()
         if result is None:
             result = _attempt(job, folder, trial)
-        _delete_checkpoints(folder.path)
+        delete_checkpoints(folder.path)
     return result
 
 
@@ -135,7 +135,8 @@ def _reached(run: Run, step: int, jobs: list[EvaluationJob]) -> tuple[float, dic
     return average, {task: result.value for task, result in last.results.items()}
 
 
-def _delete_checkpoints(path: Path) -> None:
+def delete_checkpoints(path: Path) -> None:
+    """Delete what a trial saved and answered; its result and its events stay."""
     for name in ("checkpoints", "predictions"):
         shutil.rmtree(path / name, ignore_errors=True)
 

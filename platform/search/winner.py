@@ -12,6 +12,7 @@ from mixtura.platform import config as configuration
 from mixtura.platform.config import Config, load, merged, override_values, recipe_name
 from mixtura.platform.files import write_bytes_atomically
 from mixtura.platform.search.space import Candidate
+from mixtura.platform.workspace import in_submitted_job
 
 
 def winner_file(folder: Path, recipe: str) -> Path:
@@ -25,12 +26,14 @@ def write_winner(
     """Write the winner's mixture as a recipe. `said` is what is known of it, for a comment.
 
     The file extends the recipe, with the overrides of the search. Where that would not give the very settings that
-    were searched (an override can leave out tasks, a file that extends another cannot), all settings are written.
+    were searched (an override can leave out tasks, a file that extends another cannot), and where the recipe will not
+    be there later (a submitted job's folder is a copy), all settings are written.
     """
     wanted = winner.applied(config)
     values = extending(recipe, overrides, winner)
     _write(path, values, said)
-    if load(str(path)).identity() != wanted.identity():
+    is_copy = configuration.is_file(recipe) and in_submitted_job()
+    if is_copy or load(str(path)).identity() != wanted.identity():
         values = wanted.to_dict()
         values["run"].pop("name")
         _write(path, values, said)

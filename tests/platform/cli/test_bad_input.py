@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from mixtura.platform.cli.main import main
 from mixtura.platform.training.checkpoint import list_checkpoints, verify
+from mixtura.platform.workspace import Run
 
 STEPS, SAVED = 8, 4
 
@@ -259,6 +261,50 @@ def start_on(small_disk: Path, workspace_root: Path, tiny: list[str], ask: Ask) 
     (root / "caches").symlink_to(workspace_root / "caches")
     often = ("checkpoints.every=1", "training.steps=9", f"run.root={root}", "run.name=full")
     return lambda: ask("train", "quickstart", *tiny, *INLINE, *often)
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_saving_is_one_message_loses_nothing_and_the_same_command_goes_on_after(
+    small_disk: Path, start_on: Callable[[], Answer]
+) -> None:
+    full = start_on()
+    run = small_disk / "runs/full"
+    before = list_checkpoints(run / "checkpoints")
+    assert before
+    newest = f"the newest is of step {before[-1].step}"
+    one_message(full, 1, "the disk is full", str(run / "checkpoints"), "are free", newest, "run the same command")
+    assert Run(run).facts()["status"] == "failed"
+    for info in before:
+        verify(info.path)
+    assert not list((run / "checkpoints").glob(".*partial"))
+
+    remount(small_disk, "size=64m")
+    again = start_on()
+    assert again.code == 0, again
+    after = list_checkpoints(run / "checkpoints")
+    assert [info.step for info in after] == list(range(1, 10))
+    assert [info.created_s for info in after[: len(before)]] == [info.created_s for info in before]
+
+
+@pytest.mark.slow
+def test_a_disk_without_a_single_free_byte_is_one_message(small_disk: Path, start_on: Callable[[], Answer]) -> None:
+    ballast = small_disk / "ballast"
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    one_message(start_on(), 1, "the disk is full", str(small_disk))
+    ballast.unlink()
+    remount(small_disk, "size=64m")
+    assert start_on().code == 0
+
+
+def test_a_disk_that_cannot_be_written_is_one_message(small_disk: Path, start_on: Callable[[], Answer]) -> None:
+    remount(small_disk, "ro")
+    one_message(start_on(), 1, "Read-only file system", str(small_disk))
+
+
+def remount(disk: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)
 
 
 # ---- a port that is taken --------------------------------------------------------------------------------------------

@@ -70,3 +70,16 @@ def test_the_winner_of_a_file_is_found_from_anywhere(tmp_path: Path, monkeypatch
     tree = load(str(path))
     assert tree.training.steps == 77
     assert config.recipe_name(str(path)) == tree.run.name == "mine-winner"
+
+
+def test_a_submitted_jobs_winner_needs_no_file_of_the_jobs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\ntraining: {steps: 77}\n")
+    recipe = str(tmp_path / "mine.yaml")
+    winner = winner_of(recipe, [])
+    monkeypatch.setattr("mixtura.platform.search.winner.in_submitted_job", lambda: True)
+    path = written(tmp_path / "runs", recipe, [], winner)
+    wanted = winner.applied(load(recipe)).identity()
+    (tmp_path / "mine.yaml").unlink()
+    assert load(str(path)).identity() == wanted
