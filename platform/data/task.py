@@ -8,18 +8,19 @@ A task is data, not a subclass. One row flows through it like this (python_docs_
     postprocess     "get_size"
     metrics         name_f1 66.7
 
-Nothing is dropped silently: a preprocessor that leaves a row out raises `Rejected("reason")`, and the task hands the
-row on as a `RejectedRow` with that reason, so that examples' rows and rejected rows add up to the rows read.
+Nothing is dropped silently: a preprocessor that leaves a row out raises `Rejected("reason")`, a source that cannot
+read a record hands on a `BadRecord`, and the task gives both as a `RejectedRow` with that reason, so that the rows of
+examples and rejected rows add up to the rows read.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, cast
 
-from mixtura.platform.errors import DataError, UnknownNameError
+from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
 
 Row = dict[str, Any]
 Preprocessor = Callable[[Row], Iterable[Row]]
@@ -40,11 +41,21 @@ class Rejected(Exception):  # noqa: N818 (no error: an answer of a preprocessor)
 
 
 @dataclass(frozen=True)
+class BadRecord:
+    """What a source gives in place of a row where a record cannot be read: a short reason that is counted, and how the
+    record begins."""
+
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Shard:
     """One part of a source's listing: `locator` is all that `Source.read` needs, on any machine that sees the data."""
 
     name: str
     locator: tuple[str | int, ...]
+    split: str = "train"
 
 
 class Source(Protocol):
@@ -57,11 +68,21 @@ class Source(Protocol):
     def shards(self, split: str) -> Sequence[Shard]:
         """The listing of a split, cut by a fixed rule."""
 
-    def read(self, shard: Shard) -> Iterator[Row]:
-        """The raw rows of one shard."""
+    def read(self, shard: Shard) -> Iterator[Row | BadRecord]:
+        """The raw rows of one shard, with its unreadable records in their places."""
 
     def fingerprint(self, split: str) -> str:
         """Changes whenever the rows do."""
+
+
+class FilesSource(Source, Protocol):
+    """A source that reads files, which a recipe may say the place of. Such a source is known by its `bound`."""
+
+    def bound(self, root: str | None, files: Mapping[str, Sequence[str]]) -> FilesSource:
+        """The same source, reading under `root` (a folder or a bucket), or the `files` named for each split."""
+
+    def check(self) -> None:
+        """Raise DataError, with what was looked for and what is there, if there is nothing to read."""
 
 
 class Metric(Protocol):
@@ -80,6 +101,20 @@ class Metric(Protocol):
 
     def scores(self, predictions: Sequence[Any], targets: Sequence[Any]) -> Sequence[float] | None:
         """What each example scored, where the number is their mean."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A choice between ways of making a task's examples, where the paper and its code (or two of its users) differ."""
+
+    values: Mapping[str, Mapping[str, Any]]
+    """Each value with the fields of `Task` that it sets; the first is the default and sets none."""
+    description: str
+
+    @property
+    def default(self) -> str:
+        """The value that a task has as declared."""
+        return next(iter(self.values))
 
 
 @dataclass(frozen=True)
@@ -143,26 +178,85 @@ class Task:
     """Trivial answers copied from the example by a fixed rule, by name: baselines that a result has to beat."""
     rate_size: int | None = None
     """The published number of training examples, where mixing rates use it instead of the counted one."""
+    train_only: tuple[Preprocessor, ...] = ()
+    """Preprocessors that come first where rows are for training, and not in evaluation."""
+    evaluated: tuple[str, ...] = ("validation", "test")
+    """Splits with right answers, on which metrics mean something."""
+    trained: bool = True
+    """Whether the `train` split is for training; an evaluation-only task is never drawn."""
+    evaluated_by: tuple[str, ...] = ()
+    """Other tasks that judge this one, for example on several validation sets."""
+    benchmark: str | None = None
+    """The collection that it is counted in."""
+    lengths: tuple[int, int] | None = None
+    """Most tokens of inputs and targets in the original's training on this task alone."""
+    objective: tuple[str, Mapping[str, Any]] | None = None
+    """How an unsupervised task makes inputs and targets: a name in `mixtura.platform.data.objectives` and parameters
+    that differ from the recipe's."""
+    around_answer: bool = False
+    """Whether inputs that are too long are cut around their answer, rather than at their end."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Named choices, each with its default first."""
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """Options that were given another value than their default."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of the source."""
-        return self.source.splits
+        """Those of the source; the training split only if the task is trained on."""
+        return tuple(split for split in self.source.splits if self.trained or split != "train")
+
+    @property
+    def identity(self) -> str:
+        """Version and chosen options: with the same rows, equal identities make equal examples."""
+        return "".join([self.version, *(f"+{name}={value}" for name, value in sorted(self.chosen.items()))])
+
+    def with_options(self, chosen: Mapping[str, str]) -> Task:
+        """The task with other values of its options; unknown names and values are refused with the known ones."""
+        task = self
+        for name, value in chosen.items():
+            if name not in self.options:
+                raise UnknownNameError("option", name, self.options, f" of task {self.name!r}")
+            if value not in self.options[name].values:
+                raise UnknownNameError("value", value, self.options[name].values, f" of option {name!r} of {self.name}")
+            if value != self.options[name].default:
+                changes = self.options[name].values[value]
+                task = replace(task, **changes, chosen={**task.chosen, name: value})
+        return task
+
+    def bound(self, root: str | None, files: Mapping[str, Sequence[str]]) -> Task:
+        """The task reading under another root, or other files; a source that reads none takes no files."""
+        if (source := self._files_source) is not None:
+            return replace(self, source=source.bound(root, files))
+        if files:
+            raise ConfigError(f"task {self.name!r} reads no files, but files are given for {', '.join(files)}")
+        return self
+
+    @property
+    def _files_source(self) -> FilesSource | None:
+        return cast("FilesSource", self.source) if hasattr(self.source, "bound") else None
 
     def shards(self, split: str) -> Sequence[Shard]:
         """The shards of a split; a split that the source does not have is refused."""
         if split not in self.splits:
+            if (source := self._files_source) is not None:
+                source.check()
             raise UnknownNameError("split", split, self.splits, f" in task {self.name!r}")
-        return self.source.shards(split)
+        return [replace(shard, split=split) for shard in self.source.shards(split)]
 
     def examples(self, shard: Shard) -> Iterator[Example | RejectedRow]:
         """All examples of a shard, and its rejected rows in between, in the order of the rows."""
-        return self.transform(self.source.read(shard), shard.name)
+        return self.transform(self.source.read(shard), shard.name, shard.split)
 
-    def transform(self, rows: Iterable[Row], origin: str) -> Iterator[Example | RejectedRow]:
-        """The same for any raw rows; `origin` names where they are from."""
+    def transform(
+        self, rows: Iterable[Row | BadRecord], origin: str, split: str = "train"
+    ) -> Iterator[Example | RejectedRow]:
+        """The same for any raw rows; `origin` names where they are from, `split` what they are for."""
+        steps = (*self.train_only, *self.preprocessors) if split == "train" else self.preprocessors
         for number, row in enumerate(rows):
-            for made in self._run(dict(row), self.preprocessors):
+            if isinstance(row, BadRecord):
+                yield RejectedRow(number, row.reason, origin, row.text[:_SAMPLE_CHARACTERS])
+                continue
+            for made in self._run(dict(row), steps):
                 if isinstance(made, Rejected):
                     sample = json.dumps(row, ensure_ascii=False, default=repr)[:_SAMPLE_CHARACTERS]
                     yield RejectedRow(number, made.reason, origin, sample)

@@ -1,0 +1,428 @@
+"""Places of files: local folders, buckets (`s3://`, `gs://`) and the hub (`hf://`), all as pyarrow file systems.
+
+A place is a URI, or an absolute path. A bucket's URI may end in the options that pyarrow takes, such as
+`?endpoint_override=127.0.0.1:9000&scheme=http`; the hub is read with the user's own login (`HF_TOKEN`) at
+`HF_ENDPOINT`. Reading over a network tries again where that may help, and then says what to do.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import io
+import posixpath
+import re
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import xxhash
+
+from mixtura.platform.data.containers import open_zip
+from mixtura.platform.errors import ConfigError, DataError
+
+T = TypeVar("T")
+
+_RETRY_DELAYS_S = (0.5, 2.0)
+_LOCAL_BUFFER_BYTES = 1 << 20
+_NETWORK_BUFFER_BYTES = 4 << 20
+_WHOLE_DIGEST_BYTES = 256 << 20
+_SAMPLE_BYTES = 1 << 20
+_LISTING_AGE_S = 60.0
+
+_TRANSIENT_WORDS = (
+    *("timeout", "timed out", "reset", "broken pipe", "connection aborted", "ends early", "temporarily", "unavailable"),
+    *("slow_down", "slowdown", "too many requests", "internal_failure", "internalerror", "http status 50"),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file, or a member of a zip archive, as a listing shows it."""
+
+    uri: str
+    size: int
+    version: str
+    """Differs when the content does: the time of the last change, or the hub's own digest."""
+    member: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path in its file system; a member's goes on behind the archive's."""
+        path = split_uri(self.uri)[1]
+        return f"{path}/{self.member}" if self.member else path
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    is_folder: bool
+    size: int
+    version: str
+
+
+def is_uri(text: str) -> bool:
+    """Whether a text is a URI rather than a path."""
+    return "://" in text
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The part that says which file system, and the path in it (empty first part: a local path).
+
+    >>> split_uri("s3://bucket/glue/CoLA/train.tsv?region=eu-west-1")
+    ('s3://bucket?region=eu-west-1', 'glue/CoLA/train.tsv')
+    >>> split_uri("hf://datasets/nyu-mll/glue/cola"), split_uri("file:///data/glue")
+    (('hf://', 'datasets/nyu-mll/glue/cola'), ('', '/data/glue'))
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return "", uri
+    if scheme == "file":
+        return "", urllib.parse.unquote(rest.removeprefix("localhost"))
+    if scheme == "hf":
+        return "hf://", rest.strip("/")
+    # A `?` begins the options only where they follow: elsewhere it stands for one character of a name.
+    options = found[1] if (found := re.search(r"\?(\w+=[^/?]*)$", rest)) else ""
+    bucket, _, path = rest.removesuffix(f"?{options}").partition("/")
+    return f"{scheme}://{bucket}" + (f"?{options}" if options else ""), path.strip("/")
+
+
+def with_path(uri: str, path: str) -> str:
+    """The place with this path in the file system of `uri`."""
+    base, _ = split_uri(uri)
+    head, mark, options = base.partition("?")
+    return f"{head}/{path}{mark}{options}" if head and head != "hf://" else f"{head}{path}"
+
+
+def absolute(place: str, root: str | None = None) -> str:
+    """A path as the user writes it, below `root` if there is one, as a place that is the same for every process.
+
+    >>> absolute("CoLA/train.tsv", "s3://bucket/glue?scheme=http"), absolute("/data/x.csv", "s3://bucket/glue")
+    ('s3://bucket/glue/CoLA/train.tsv?scheme=http', '/data/x.csv')
+    """
+    if is_uri(place):
+        return split_uri(place)[1] if place.startswith("file://") else place
+    place = str(Path(place).expanduser()) if place.startswith("~") else place
+    if root is not None and not place.startswith("/"):
+        root = absolute(root)
+        return with_path(root, posixpath.normpath(posixpath.join(split_uri(root)[1], place)))
+    return posixpath.normpath(posixpath.join(Path.cwd().as_posix(), place))
+
+
+def shown(uri: str) -> str:
+    """A place for people: without its options, and without a key that stands in it."""
+    base, path = split_uri(uri)
+    if not base:
+        return uri
+    scheme, _, bucket = base.partition("?")[0].partition("://")
+    return f"{scheme}://{posixpath.join(bucket.rpartition('@')[2], path).rstrip('/')}"
+
+
+@functools.lru_cache(maxsize=64)
+def _file_system(base: str) -> tuple[Any, str]:
+    """The file system, and its path of the bucket."""
+    from pyarrow import fs
+
+    if not base:
+        return fs.LocalFileSystem(), ""
+    if base == "hf://":
+        return _hub(), ""
+    try:
+        system, bucket = fs.FileSystem.from_uri(base)
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(
+            f"{shown(base)} is no place to read from ({error}); known are paths, file://, s3://, gs:// and hf://"
+        ) from error
+    return system, bucket.strip("/")
+
+
+def _hub() -> Any:
+    """The hub's file system; its login and endpoint are the ones that its own tools use."""
+    from pyarrow import fs
+
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise DataError(
+            "reading hf:// needs huggingface_hub: pip install huggingface_hub, or put the files into a folder or a "
+            "bucket and name it in data.root"
+        ) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(huggingface_hub.HfFileSystem()))
+
+
+def _located(uri: str) -> tuple[Any, str]:
+    base, path = split_uri(uri)
+    system, bucket = _file_system(base)
+    return system, f"{bucket}/{path}".strip("/") if base else path
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What file systems raise; the hub's client lets the errors of its HTTP library out, whose name has changed."""
+    libraries = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
+    return (OSError, ValueError, NotImplementedError, *(library.HTTPError for library in libraries))
+
+
+def _attempt(uri: str, action: Callable[[], T]) -> T:
+    """What `action` gives, tried again after faults of the network that may pass."""
+    for delay_s in _RETRY_DELAYS_S:
+        try:
+            return action()
+        except _failures() as error:
+            if not is_uri(uri) or not _is_transient(error):
+                raise _unreadable(uri, error) from error
+            time.sleep(delay_s)
+    try:
+        return action()
+    except _failures() as error:
+        raise _unreadable(uri, error) from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    if (status := _status(error)) is not None:
+        return status == 429 or status >= 500
+    if isinstance(error, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
+        return True
+    text = f"{type(error).__name__} {error}".lower()
+    return any(word in text for word in _TRANSIENT_WORDS)
+
+
+def _unreadable(uri: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"cannot read {shown(uri)}: {reason[:400]}\n{_remedy(uri, error)}")
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    if not is_uri(uri):
+        return "check that the file is there and that you may read it"
+    if uri.startswith("hf://"):
+        return f"{_hub_remedy(error)}; or put the files into a folder or a bucket and name it in data.root"
+    if isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error):
+        return "check the credentials, and that they may list and read the bucket"
+    if isinstance(error, FileNotFoundError) or "NO_SUCH_BUCKET" in str(error):
+        return "check the name of the bucket"
+    return "check the network, and the bucket's region or endpoint (such as ?endpoint_override=host:port&scheme=http)"
+
+
+def _hub_remedy(error: Exception) -> str:
+    if _status(error) in (401, 403) or _status(error.__cause__) in (401, 403):
+        return (
+            "check its name; if it is gated or private, ask for access and set HF_TOKEN, or log in with `hf auth login`"
+        )
+    if isinstance(error, FileNotFoundError):
+        return "check the name of the data set"
+    return "check the network (and HF_ENDPOINT, if you use a mirror)"
+
+
+class _Listings:
+    """What folders hold. A network's folders are remembered for a while: tasks look for many files in the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, tuple[_Entry, ...]]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, folder: str) -> tuple[_Entry, ...]:
+        """The entries of a folder, by name; none if it is not there."""
+        if not is_uri(folder):
+            return _attempt(folder, functools.partial(_entries, folder))
+        with self._lock:
+            seen_at, entries = self._known.get(folder, (-_LISTING_AGE_S, ()))
+            if time.monotonic() - seen_at > _LISTING_AGE_S:
+                entries = _attempt(folder, functools.partial(_entries, folder))
+                self._known[folder] = (time.monotonic(), entries)
+            return entries
+
+
+_listings = _Listings()
+
+
+def _entries(folder: str) -> tuple[_Entry, ...]:
+    from pyarrow import fs
+
+    system, path = _located(folder)
+    if isinstance(system, fs.PyFileSystem):
+        return _hub_entries(system.handler.fs, path)
+    if not is_uri(folder) and not Path(path).is_dir():
+        return ()
+    entries = (
+        _Entry(info.base_name, info.type == fs.FileType.Directory, info.size or 0, str(info.mtime_ns or 0))
+        for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        if info.type in (fs.FileType.File, fs.FileType.Directory)
+    )
+    return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def _hub_entries(hub: Any, path: str) -> tuple[_Entry, ...]:
+    """A listing with the digests that the hub gives, since its files have no times."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        infos = hub.ls(path, detail=True)
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # the whole data set is not there, or not for this user
+            raise
+        return ()
+    entries = (
+        _Entry(posixpath.basename(info["name"]), info["type"] == "directory", info["size"] or 0, _hub_version(info))
+        for info in infos
+    )
+    return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def _hub_version(info: Mapping[str, Any]) -> str:
+    return str(info.get("blob_id") or info.get("xet_hash") or info.get("mtime") or "")
+
+
+def folder_names(folder: str) -> list[str] | None:
+    """The names in a folder, folders with a slash behind; None if there is no such folder."""
+    entries = _listings.of(folder)
+    if not entries and not is_uri(folder) and not Path(folder).is_dir():
+        return None
+    return [entry.name + "/" * entry.is_folder for entry in entries]
+
+
+def _is_pattern(text: str) -> bool:
+    return any(mark in text for mark in "*?[")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if name == pattern:
+        return True
+    return fnmatch.fnmatchcase(name, pattern) and (not name.startswith(".") or pattern.startswith("."))
+
+
+def glob(pattern: str) -> list[Found]:
+    """The files that a place with `*`, `?` and `[...]` names, each inside one part of the path, sorted by name.
+
+    Only folders that the pattern names are listed. Behind an archive's name (`data.zip/train.tsv`) go names of its
+    members.
+    """
+    base, path = split_uri(pattern)
+    parts = path.split("/")
+    fixed = next((i for i, part in enumerate(parts[:-1]) if _is_pattern(part) or part.endswith(".zip")), len(parts) - 1)
+    if base == "hf://":  # a data set is no folder that can be listed from above
+        fixed = max(fixed, 3 if parts[0] in ("datasets", "spaces", "models", "buckets") else 2)
+    folder = "/".join(parts[:fixed])
+    found = _below(with_path(pattern, folder if base else folder or "/"), parts[fixed:])
+    return sorted(found, key=lambda file: file.path)
+
+
+def _below(folder: str, parts: Sequence[str]) -> Iterator[Found]:
+    if not parts:
+        return
+    part, *rest = parts
+    for entry in _listings.of(folder):
+        if not _matches(entry.name, part):
+            continue
+        place = with_path(folder, posixpath.join(split_uri(folder)[1], entry.name))
+        if entry.is_folder:
+            yield from _below(place, rest)
+        elif not rest:
+            yield Found(place, entry.size, entry.version)
+        elif entry.name.endswith(".zip"):
+            yield from _members(Found(place, entry.size, entry.version), rest)
+
+
+def _members(archive: Found, parts: Sequence[str]) -> Iterator[Found]:
+    for member in zip_members(archive):
+        names = member.split("/")
+        if len(names) == len(parts) and all(map(_matches, names, parts)):
+            yield replace(archive, member=member)
+
+
+@functools.lru_cache(maxsize=256)
+def zip_members(archive: Found) -> tuple[str, ...]:
+    """The names of the files in a zip archive."""
+    with opened(archive.uri) as file, open_zip(file, shown(archive.uri)) as opened_zip:
+        return tuple(sorted(info.filename for info in opened_zip.infolist() if not info.is_dir()))
+
+
+class _Resuming(io.RawIOBase):
+    """A file read by ranges, which opens it again and goes on where the network fails."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._position = uri, 0
+        self._file: Any = None
+        self._size = _attempt(uri, self._open)
+
+    def _open(self) -> int:
+        system, path = _located(self._uri)
+        self._file = system.open_input_file(path)
+        return int(self._file.size())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self._size - self._position)
+        if count <= 0:
+            return 0
+        data = _attempt(self._uri, functools.partial(self._read, count))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _read(self, count: int) -> bytes:
+        if self._file is None:
+            self._open()
+        try:
+            self._file.seek(self._position)
+            data: bytes = self._file.read(count)
+        except _failures():
+            self._file = None
+            raise
+        if not data:
+            self._file = None
+            raise OSError(f"the answer ends early, at byte {self._position:,} of {self._size:,}")
+        return data
+
+    def close(self) -> None:
+        if not self.closed and self._file is not None:
+            self._file.close()
+        super().close()
+
+
+def opened(uri: str) -> io.BufferedReader:
+    """The bytes of a file anywhere, to be read from any position."""
+    return io.BufferedReader(_Resuming(uri), _NETWORK_BUFFER_BYTES if is_uri(uri) else _LOCAL_BUFFER_BYTES)
+
+
+def digest(file: Found) -> str:
+    """What changes with a file's content: of a local file the bytes, elsewhere what the listing says of them.
+
+    A local file of more than 256 MiB counts by its size and three of its parts.
+    """
+    return file.version if is_uri(file.uri) else _local_digest(file.uri, file.size, file.version)
+
+
+@functools.lru_cache(maxsize=4096)
+def _local_digest(path: str, size: int, version: str) -> str:  # noqa: ARG001 (another version is another entry)
+    state = xxhash.xxh3_128()
+    last = size - _SAMPLE_BYTES
+    starts = range(0, size, _SAMPLE_BYTES) if size <= _WHOLE_DIGEST_BYTES else (0, last // 2, last)
+    with opened(path) as file:
+        for start in starts:
+            file.seek(start)
+            state.update(file.read(_SAMPLE_BYTES))
+    return state.hexdigest()
