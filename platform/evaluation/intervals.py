@@ -1,25 +1,32 @@
 """How sure a number is: percentile bootstrap intervals over the examples of a split (Efron 1979).
 
 A split of n examples is drawn again `resamples` times, n examples with replacement each time; the interval holds the
-middle 95 % of the metric's values. The draws come from a specified generator, so the same answers give the same
-interval on every machine. It speaks of the choice of examples only, not of the seeds of training.
+middle 95 % of the metric's values. Where examples belong together (all answers to one question), whole groups are
+drawn. The draws come from a specified generator, so the same answers give the same interval on every machine (but for
+the last bits of sums). It speaks of the choice of examples only, not of the seeds of training.
+
+NaN is a value: a metric that is NaN has an interval of NaN. Draws for which a metric is undefined, as a correlation
+of equal numbers is, are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from mixtura.platform.evaluation.metrics_face import Units, units_of_mean
 from mixtura.platform.random_bits import integers, key
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
-_DRAWS_AT_ONCE = 1 << 20
+_DRAWS_AT_ONCE = 1 << 18
+_EXAMPLES_JUDGED = 2_000_000
+_FEWEST_RESAMPLES = 100
 
 
 class _Metric(Protocol):
@@ -47,7 +54,10 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The metric's value with its interval. Means over examples are resampled as arrays, others computed each time.
+    """The metric's value with its interval.
+
+    A metric with `units` or `scores` is resampled as arrays. Any other is computed for each draw, for fewer draws (at
+    least 100) where `resamples` times the examples would be more than two million.
 
     >>> from mixtura.platform.evaluation.metrics import accuracy
     >>> interval = bootstrap_interval(accuracy, ["a"] * 100, ["a"] * 50 + ["b"] * 50)
@@ -55,15 +65,13 @@ def bootstrap_interval(
     (50.0, 40.0, 60.0)
     """
     value = metric(predictions, targets)
-    scores = metric.scores(predictions, targets)
-    if scores is not None:
-        return _between(value, resampled_means(scores, resamples, seed), confidence)
-    values = [
-        metric([predictions[place] for place in places], [targets[place] for place in places])
-        for block in _drawn(len(targets), resamples, seed)
-        for places in block
-    ]
-    return _between(value, np.array(values), confidence)
+    if np.isnan(value) or not len(targets):
+        return Interval(value, value, value, confidence)
+    units = _units(metric, predictions, targets)
+    if units is None:
+        units = _computed_each_time(metric, predictions, targets)
+        resamples = min(resamples, max(_FEWEST_RESAMPLES, _EXAMPLES_JUDGED // len(targets)))
+    return _between(value, _resampled(units, resamples, seed), confidence)
 
 
 def bootstrap_difference(
@@ -89,18 +97,44 @@ def resampled_means(
     scores: Sequence[float] | npt.NDArray[np.float64], resamples: int, seed: int = 0
 ) -> npt.NDArray[np.float64]:
     """The mean of each resample: [resamples]."""
-    values = np.asarray(scores, dtype=np.float64)
-    return np.concatenate([values[places].mean(axis=1) for places in _drawn(len(values), resamples, seed)])
+    return _resampled(units_of_mean(scores), resamples, seed)
 
 
-def _drawn(count: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Places of examples, [some resamples, count] at a time, so that memory stays bounded for large splits."""
+def _units(metric: _Metric, predictions: Sequence[Any], targets: Sequence[Any]) -> Units | None:
+    """What to draw; metrics from elsewhere may know nothing of units."""
+    of_metric: Callable[..., Units | None] | None = getattr(metric, "units", None)
+    if of_metric is not None:
+        return of_metric(predictions, targets)
+    scores = metric.scores(predictions, targets)
+    return None if scores is None else units_of_mean(scores)
+
+
+def _computed_each_time(metric: _Metric, predictions: Sequence[Any], targets: Sequence[Any]) -> Units:
+    def values(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        places = [np.repeat(np.arange(len(targets)), row.astype(np.int64)).tolist() for row in drawn]
+        return np.array([metric([predictions[p] for p in row], [targets[p] for p in row]) for row in places])
+
+    return Units(len(targets), values)
+
+
+def _resampled(units: Units, resamples: int, seed: int) -> npt.NDArray[np.float64]:
+    return np.concatenate([units.values(drawn) for drawn in _drawn(units.count, resamples, seed)])
+
+
+def _drawn(count: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.float64]]:
+    """How often each unit is drawn, [some resamples, count] at a time, so that memory stays bounded."""
     rows = max(1, _DRAWS_AT_ONCE // count)
     for start in range(0, resamples, rows):
         draws = np.arange(start * count, min(resamples, start + rows) * count)
-        yield integers(key("bootstrap", seed), draws, count).astype(np.int64).reshape(-1, count)
+        places = integers(key("bootstrap", seed), draws, count).astype(np.int64)
+        places += draws // count * count - start * count
+        many = np.bincount(places, minlength=len(draws)).reshape(-1, count)
+        yield many.astype(np.float64)
 
 
 def _between(value: float, resampled: npt.NDArray[np.float64], confidence: float) -> Interval:
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    defined = resampled[~np.isnan(resampled)]
+    if not len(defined):
+        return Interval(value, float("nan"), float("nan"), confidence)
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high), confidence)

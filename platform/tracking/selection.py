@@ -31,8 +31,10 @@ class CheckpointScores:
         return self.results[task].value if task in self.results else None
 
     def goodness(self, task: str) -> float:
-        """The headline value of a task with the sign that makes more better."""
+        """The headline value of a task with the sign that makes more better; what is not a number is worst."""
         result = self.results[task]
+        if math.isnan(result.value):
+            return -math.inf
         return result.value if result.higher_is_better else -result.value
 
 
@@ -40,12 +42,13 @@ def scores(records: Iterable[Record], split: str = "validation", tasks: Sequence
     """The evaluated checkpoints of a run, the best average first; those without one at the end, by step.
 
     `tasks` are those that an average needs, beside all that occur. A later result for the same checkpoint, task and
-    metric replaces the earlier one; a result that is not a number counts as not measured.
+    metric replaces the earlier one. A result that is not a number (the correlation of a model that always answers the
+    same) counts as 0 in the average: that is what such answers are worth.
     """
     headlines: dict[str, str] = {}
     found: dict[int, dict[str, EvaluationResult]] = {}
     for record in records:
-        if not isinstance(record, EvaluationResult) or record.split != split or math.isnan(record.value):
+        if not isinstance(record, EvaluationResult) or record.split != split:
             continue
         if headlines.setdefault(record.task, record.metric) == record.metric:
             found.setdefault(record.step, {})[record.task] = record
@@ -58,7 +61,8 @@ def scores(records: Iterable[Record], split: str = "validation", tasks: Sequence
 def _average(results: Mapping[str, EvaluationResult], needed: Iterable[str]) -> float | None:
     if not set(needed) <= results.keys():
         return None
-    values = [results[task].value for task in sorted(results) if results[task].higher_is_better]
+    found = [results[task].value for task in sorted(results) if results[task].higher_is_better]
+    values = [0.0 if math.isnan(value) else value for value in found]
     return sum(values) / len(values) if values else None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixtura.platform.evaluation.intervals import bootstrap_difference, bootstrap_interval, resampled_means
-from mixtura.platform.evaluation.metrics import CorpusMetric, accuracy
+from mixtura.platform.evaluation.metrics import CorpusMetric, accuracy, all_match, matthews, pearson, spearman
 from mixtura.platform.random_bits import integers, key, uniform
 
 
@@ -70,3 +70,53 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
 def test_one_example_has_no_width() -> None:
     interval = bootstrap_interval(accuracy, [1], [1])
     assert (interval.low, interval.high) == (100.0, 100.0)
+
+
+def test_an_undefined_metric_has_an_undefined_interval_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    for metric in (pearson, spearman):
+        for predictions in ([2.0, 2.0, 2.0], [1.0, math.nan, 2.0]):
+            interval = bootstrap_interval(metric, predictions, [1.0, 2.0, 3.0])
+            assert all(map(math.isnan, (interval.value, interval.low, interval.high)))
+    assert not recwarn.list
+
+
+def test_draws_that_leave_a_metric_undefined_are_left_out(recwarn: pytest.WarningsRecorder) -> None:
+    interval = bootstrap_interval(pearson, [1.0, 2.0, 4.0], [1.0, 3.0, 2.0])
+    assert interval.value == pytest.approx(32.73268, abs=1e-5)
+    assert (interval.low, interval.high) == pytest.approx((-100, 100))
+    assert not recwarn.list
+
+
+def test_a_metric_of_nothing_is_its_own_interval() -> None:
+    interval = bootstrap_interval(all_match, [], [])
+    assert (interval.value, interval.low, interval.high) == (100.0, 100.0, 100.0)
+
+
+def test_a_metric_that_must_be_computed_each_time_is_drawn_less_often_for_large_splits() -> None:
+    calls = []
+
+    def of_all(predictions: list[int], targets: list[int]) -> float:
+        calls.append(len(targets))
+        return 1.0
+
+    bootstrap_interval(CorpusMetric("slow", of_all), *answers(1, 10_000))
+    assert calls == [10_000] * 201
+
+
+def test_a_metric_from_elsewhere_needs_only_its_number_and_scores() -> None:
+    class Elsewhere:
+        name, higher_is_better = "right", True
+
+        def __call__(self, predictions: list[int], targets: list[int]) -> float:
+            return accuracy(predictions, targets)
+
+        def scores(self, predictions: list[int], targets: list[int]) -> list[float]:
+            return accuracy.scores(predictions, targets)
+
+    assert bootstrap_interval(Elsewhere(), *answers(60, 200)) == bootstrap_interval(accuracy, *answers(60, 200))
+
+
+def test_a_correlation_of_classes_has_an_interval_about_it() -> None:
+    predictions, targets = [1] * 40 + [0] * 30 + [-1] * 30, [1] * 30 + [0] * 40 + [1] * 30
+    interval = bootstrap_interval(matthews, predictions, targets)
+    assert interval.low < interval.value < interval.high

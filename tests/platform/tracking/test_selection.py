@@ -78,9 +78,10 @@ def test_splits_do_not_mix_and_a_later_measurement_replaces_an_earlier_one() -> 
     assert [one.average for one in scores([*reached(10, "test", rte=99.0)], split="test")] == [99.0]
 
 
-def test_what_is_not_a_number_counts_as_not_measured() -> None:
-    found = scores([*reached(10, a=1.0, b=math.nan), *reached(20, a=0.0, b=0.0)])
-    assert [(one.step, one.average) for one in found] == [(20, 0.0), (10, None)]
+def test_what_is_not_a_number_counts_as_nothing_in_the_average_and_is_the_worst_of_its_task() -> None:
+    found = scores([*reached(10, a=1.0, b=math.nan), *reached(20, a=0.0, b=-3.0)])
+    assert [(one.step, one.average) for one in found] == [(10, 0.5), (20, -1.5)]
+    assert best_per_task(found)["b"].step == 20
 
 
 def test_nothing_evaluated_means_nothing_best() -> None:
