@@ -1,33 +1,46 @@
-"""What an unsupervised example is: span corruption (Raffel et al. 2020, section 3.1.4; the released code's details).
+"""What an unsupervised example is: a piece of text, corrupted, to inputs and targets (Raffel et al. 2020, section 3.3).
 
-    text     The quick brown fox jumps over the lazy dog
-    noise                ^^^^^ ^^^                 ^^^^ ^^^
-    inputs   The quick <0> jumps over the <1>
-    targets  <0> brown fox <1> lazy dog
+    text               Thank you for inviting me to your party last week
+    span_corruption    Thank you <0> me to your party <1>       <0> for inviting <1> last week
+    replace_spans      Thank you <0> me to <1> party last week  <0> for inviting <1> your <2>
+    drop_tokens        Thank you me to party last week          for inviting your
+    bert_style         Thank you <0> <0> me to apple party ...  the text
+    mass_style         Thank you <0> <0> me to <0> party ...    the text
+    prefix_lm          Thank you for inviting                   me to your party last week
+    deshuffling        party me for your to . last you ...      the text
+    lm                                                          the text
 
-Each run of noise becomes one sentinel in the inputs, each run of kept text one in the targets. A mask begins with
-kept text and ends in noise, so the targets have no closing sentinel; the paper's figure shows one, and
-`closing_sentinel` adds it. EOS is added later, by the stream.
+`span_corruption` draws its noise as spans (section 3.1.4), all others with noise draw it token by token. Each run of
+noise becomes one sentinel in the inputs, each run of kept text one in the targets. A mask of spans begins with kept
+text and ends in noise, so its targets have no closing sentinel; the paper's figure shows one, and `closing_sentinel`
+adds it. EOS is added later, by the stream.
 
-An objective works on a block of pieces at once. Its randomness comes from one 64-bit key per piece.
+An objective works on a block of pieces at once. Its randomness comes from one 64-bit key per piece. Pieces are
+contiguous text of one length, cut from documents one after the other without a mark between them, for every
+objective. The released code does so for the objectives with noise. Its prefix LM and deshuffling cut each document by
+itself, and its full language model puts EOS after each document; pieces cannot show where documents end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mixtura.platform.data.ragged import Int64, Ragged, offsets_of
+from mixtura.platform.data.ragged import Int64, Ragged, offsets_of, ranges
 from mixtura.platform.errors import ConfigError, UnknownNameError
-from mixtura.platform.random_bits import bits, derive
+from mixtura.platform.random_bits import bits, derive, integers, uniform
 
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
 UInt64 = npt.NDArray[np.uint64]
+
+FIRST_PIECE = 3
+"""The first id that stands for text: padding, EOS and unknown come before it."""
 
 
 def random_spans_helper(
@@ -103,22 +116,77 @@ def random_spans_noise_mask(keys: UInt64, length: int, noise_density: float, mea
     return np.repeat(is_noise, lengths).reshape(len(keys), whole)[:, :length]
 
 
-def noise_span_to_unique_sentinel(tokens: Int32, mask: Bool, first_sentinel: int) -> Ragged:
-    """Replace every run of noise by one sentinel; sentinels count down. `tokens` and `mask` are [pieces, length].
+def iid_noise_mask(pieces: Ragged, keys: UInt64, noise_density: float) -> Bool:
+    """Every token is noise with the same probability, whatever its neighbours are: [tokens]."""
+    return np.asarray(_per_token(uniform, pieces, keys) < noise_density)
 
-    >>> tokens, mask = np.array([[7, 8, 9, 10]]), np.array([[0, 1, 1, 0]], dtype=bool)
-    >>> noise_span_to_unique_sentinel(tokens, mask, first_sentinel=99).to_lists()
+
+def random_prefix_mask(pieces: Ragged, keys: UInt64) -> Bool:
+    """The first k tokens of every piece, k uniform in [1, length - 1]; none of a piece of one token: [tokens]."""
+    most = np.maximum(pieces.lengths - 1, 0)
+    prefixes = np.minimum(1 + integers(keys, 0, most).astype(np.int64), most)
+    return np.asarray(_positions(pieces) < np.repeat(prefixes, pieces.lengths))
+
+
+def noise_span_to_unique_sentinel(pieces: Ragged, mask: Bool, first_sentinel: int) -> Ragged:
+    """Replace every run of noise by one sentinel; sentinels count down. `mask` is [tokens].
+
+    >>> pieces, mask = Ragged.from_lists([[7, 8, 9, 10]]), np.array([False, True, True, False])
+    >>> noise_span_to_unique_sentinel(pieces, mask, first_sentinel=99).to_lists()
     [[7, 99, 10]]
-    >>> noise_span_to_unique_sentinel(tokens, ~mask, first_sentinel=99).to_lists()
+    >>> noise_span_to_unique_sentinel(pieces, ~mask, first_sentinel=99).to_lists()
     [[99, 8, 9, 98]]
     """
     after_noise = np.zeros_like(mask)
-    after_noise[:, 1:] = mask[:, :-1]
+    after_noise[1:] = mask[:-1]
+    after_noise[pieces.offsets[:-1][pieces.lengths > 0]] = False
     first = mask & ~after_noise
-    kept = ~(mask & after_noise)
-    sentinels = first_sentinel + 1 - np.cumsum(first, axis=1)
-    replaced = np.where(first, sentinels, tokens).astype(np.int32)
-    return Ragged(replaced[kept], offsets_of(kept.sum(axis=1)))
+    runs = np.diff(_before(first)[pieces.offsets])
+    values = pieces.values.copy()
+    values[first] = first_sentinel - ranges(np.zeros_like(runs), runs)
+    return _chosen(pieces, values, ~(mask & after_noise))
+
+
+def noise_token_to_sentinel(pieces: Ragged, mask: Bool, sentinel: int) -> Ragged:
+    """Replace every token of noise by the same sentinel.
+
+    >>> noise_token_to_sentinel(Ragged.from_lists([[7, 8, 9]]), np.array([False, True, True]), 99).to_lists()
+    [[7, 99, 99]]
+    """
+    return Ragged(np.where(mask, sentinel, pieces.values).astype(np.int32), pieces.offsets)
+
+
+def drop_noise_tokens(pieces: Ragged, mask: Bool) -> Ragged:
+    """Leave the noise out.
+
+    >>> drop_noise_tokens(Ragged.from_lists([[7, 8, 9]]), np.array([False, True, True])).to_lists()
+    [[7]]
+    """
+    return _chosen(pieces, pieces.values, ~mask)
+
+
+def permute_tokens(pieces: Ragged, keys: UInt64) -> Ragged:
+    """The tokens of every piece in a random order, every order equally likely."""
+    piece_of = np.repeat(np.arange(len(pieces)), pieces.lengths)
+    return Ragged(pieces.values[np.lexsort((_per_token(bits, pieces, keys), piece_of))], pieces.offsets)
+
+
+def _positions(pieces: Ragged) -> Int64:
+    return ranges(np.zeros(len(pieces), dtype=np.int64), pieces.lengths)
+
+
+def _per_token(draw: Callable[..., npt.NDArray[Any]], pieces: Ragged, keys: UInt64, *more: int) -> npt.NDArray[Any]:
+    """One draw for every token, from its piece's key and its place in the piece."""
+    return draw(np.repeat(keys, pieces.lengths), _positions(pieces), *more)
+
+
+def _chosen(pieces: Ragged, values: npt.NDArray[Any], kept: Bool) -> Ragged:
+    return Ragged(values[kept].astype(np.int32, copy=False), _before(kept)[pieces.offsets])
+
+
+def _before(mask: Bool) -> Int64:
+    """How many are true before each place, and at the end how many there are."""
+    return offsets_of(mask.view(np.int8))
 
 
 class Objective(Protocol):
@@ -129,7 +197,10 @@ class Objective(Protocol):
         ...
 
     def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
-        """Inputs and targets of every piece; `keys` [pieces] decide everything random."""
+        """Inputs and targets of every piece; `keys` [pieces] decide everything random.
+
+        A side may be empty (LM has no inputs): it is an empty sequence here, and one EOS after the stream added it.
+        """
         ...
 
 
@@ -147,11 +218,9 @@ class SpanCorruption:
     """how many the vocabulary has; None lets ids run on into word pieces, as the released code does"""
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_density < 1 or self.mean_noise_span_length < 1:
-            raise ConfigError(
-                f"span_corruption needs noise_density between 0 and 1 and mean_noise_span_length of at least 1, "
-                f"found {self.noise_density} and {self.mean_noise_span_length}"
-            )
+        _check_density(self.noise_density)
+        if self.mean_noise_span_length < 1:
+            raise ConfigError(f"mean_noise_span_length is {self.mean_noise_span_length}: it must be at least 1")
 
     def piece_length(self, inputs_length: int, targets_length: int) -> int:
         """568 for 512/114 at the default density and span length."""
@@ -185,13 +254,217 @@ class SpanCorruption:
         length = int(pieces.lengths[0])
         tokens = pieces.values.reshape(len(pieces), length)
         mask = random_spans_noise_mask(keys, length, self.noise_density, self.mean_noise_span_length)
-        inputs = noise_span_to_unique_sentinel(tokens, mask, self.first_sentinel)
+        inputs = noise_span_to_unique_sentinel(pieces, mask.ravel(), self.first_sentinel)
         if self.closing_sentinel:  # one more kept token, of any id, becomes the closing sentinel
             tokens, mask = np.pad(tokens, ((0, 0), (0, 1))), np.pad(mask, ((0, 0), (0, 1)))
-        return inputs, noise_span_to_unique_sentinel(tokens, ~mask, self.first_sentinel)
+            pieces = Ragged(tokens.ravel(), np.arange(len(pieces) + 1) * (length + 1))
+        return inputs, noise_span_to_unique_sentinel(pieces, ~mask.ravel(), self.first_sentinel)
 
 
-OBJECTIVES = {"span_corruption": SpanCorruption}
+@dataclass(frozen=True)
+class ReplaceSpans:
+    """Token by token noise with unique sentinels, the baseline of the paper's study (the original's `iid_15_u_u`).
+
+    Neighbouring noise tokens share a sentinel. The number of noise tokens is random: targets that turn out longer than
+    `targets_length` are trimmed by the stream, which counts them. The original takes 512 / 192 at 15 %, 103 at 10 %,
+    256 at 25 % and 512 at 50 %.
+    """
+
+    first_sentinel: int
+    """id of the first sentinel; the next ones count down from it"""
+    noise_density: float = 0.15
+    sentinels: int | None = 100
+    """how many the vocabulary has; None lets ids run on into word pieces, as the released code does"""
+
+    def __post_init__(self) -> None:
+        _check_density(self.noise_density)
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:
+        """511 for 512/192; targets that would not hold an average example are refused."""
+        length, density = _length_beside_eos("inputs_length", inputs_length), self.noise_density
+        setting = f"replace_spans of {length} tokens at noise_density {density:g}"
+        kept_runs = (1 - density) * (1 + (length - 1) * density)
+        _check_targets(targets_length, math.ceil(length * density + kept_runs + 1), f"{setting}, on average,")
+        spread = density * (1 - density)
+        most = kept_runs + 4 * math.sqrt(length * spread * (1 - 3 * spread))  # four standard deviations of the runs
+        if self.sentinels is not None and most > self.sentinels:
+            raise ConfigError(
+                f"{setting} needs about {kept_runs:.0f} sentinels and now and then {most:.0f}, but the vocabulary has "
+                f"{self.sentinels}: lower inputs_length or noise_density, or set sentinels to null, so that ids run on "
+                "into word pieces, as in the released code"
+            )
+        return length
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
+        """Runs of noise become sentinels in the inputs, runs of kept text in the targets."""
+        mask = iid_noise_mask(pieces, keys, self.noise_density)
+        inputs = noise_span_to_unique_sentinel(pieces, mask, self.first_sentinel)
+        return inputs, noise_span_to_unique_sentinel(pieces, ~mask, self.first_sentinel)
+
+
+@dataclass(frozen=True)
+class DropTokens:
+    """Noise is left out of the inputs without a mark, and the targets are the noise alone (`iid_15_d_d`, 512/104)."""
+
+    noise_density: float = 0.15
+
+    def __post_init__(self) -> None:
+        _check_density(self.noise_density)
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:
+        """511 for 512/104; targets that would not hold an average example are refused."""
+        length = _length_beside_eos("inputs_length", inputs_length)
+        setting = f"drop_tokens of {length} tokens at noise_density {self.noise_density:g}, on average,"
+        _check_targets(targets_length, math.ceil(length * self.noise_density + 1), setting)
+        return length
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
+        """Kept tokens, and noise tokens."""
+        mask = iid_noise_mask(pieces, keys, self.noise_density)
+        return drop_noise_tokens(pieces, mask), drop_noise_tokens(pieces, ~mask)
+
+
+@dataclass(frozen=True)
+class MassStyle:
+    """Every noise token becomes the first sentinel, and the targets are the whole text (`iid_15_m_f`, 512/512)."""
+
+    first_sentinel: int
+    noise_density: float = 0.15
+
+    def __post_init__(self) -> None:
+        _check_density(self.noise_density)
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:
+        """511 for 512/512: inputs and targets are both as long as the piece."""
+        return _length_of_whole_text(inputs_length, targets_length, "mass_style")
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
+        """The text with sentinels in it, and the text."""
+        mask = iid_noise_mask(pieces, keys, self.noise_density)
+        return noise_token_to_sentinel(pieces, mask, self.first_sentinel), pieces
+
+
+@dataclass(frozen=True)
+class BertStyle:
+    """As MASS style, but a tenth of the noise tokens become random tokens (`iid_15_r10s90_f`, 512/512).
+
+    A random token is any id from 3 on, sentinels included, as in the released code. Sentinels are the last ids of the
+    vocabulary, so the first of them, counted down from, is the highest id.
+    """
+
+    first_sentinel: int
+    noise_density: float = 0.15
+    random_probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_density(self.noise_density)
+        if not 0 <= self.random_probability <= 1:
+            raise ConfigError(f"random_probability is {self.random_probability}: it must be from 0 to 1")
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:
+        """511 for 512/512: inputs and targets are both as long as the piece."""
+        return _length_of_whole_text(inputs_length, targets_length, "bert_style")
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
+        """The text with sentinels and random tokens in it, and the text."""
+        mask = iid_noise_mask(pieces, derive(keys, 0), self.noise_density)
+        masked = noise_token_to_sentinel(pieces, mask, self.first_sentinel)
+        is_random = mask & (_per_token(uniform, pieces, derive(keys, 1)) < self.random_probability)
+        ids = _per_token(integers, pieces, derive(keys, 2), self.first_sentinel + 1 - FIRST_PIECE)
+        inputs = np.where(is_random, FIRST_PIECE + ids.astype(np.int32), masked.values)
+        return Ragged(inputs, pieces.offsets), pieces
+
+
+@dataclass(frozen=True)
+class PrefixLM:
+    """The piece is cut in two at a uniformly drawn place; the first part is the inputs, the rest the targets."""
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:
+        """511 for 512/512: a prefix of one token leaves 510 for the targets."""
+        length = _length_beside_eos("inputs_length", inputs_length)
+        _check_targets(targets_length, max(length, 2), f"prefix_lm of {length} tokens")
+        return length
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
+        """Prefix and rest; a piece of one token is all rest."""
+        prefix = random_prefix_mask(pieces, keys)
+        return drop_noise_tokens(pieces, ~prefix), drop_noise_tokens(pieces, prefix)
+
+
+@dataclass(frozen=True)
+class Deshuffling:
+    """The inputs are the text's tokens in a random order, the targets the text (`all_permute`, 512/512)."""
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:
+        """511 for 512/512: inputs and targets are both as long as the piece."""
+        return _length_of_whole_text(inputs_length, targets_length, "deshuffling")
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
+        """The text permuted, and the text."""
+        return permute_tokens(pieces, keys), pieces
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The whole text is targets; there are no inputs, so an encoder reads nothing but EOS."""
+
+    def piece_length(self, inputs_length: int, targets_length: int) -> int:  # noqa: ARG002 (there are no inputs)
+        """511 for targets of 512."""
+        return _length_beside_eos("targets_length", targets_length)
+
+    def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:  # noqa: ARG002 (nothing is random)
+        """Nothing, and the text."""
+        return Ragged(pieces.values[:0], np.zeros(len(pieces) + 1, dtype=np.int64)), pieces
+
+
+def _check_density(noise_density: float) -> None:
+    if not 0 < noise_density < 1:
+        raise ConfigError(f"an objective needs noise_density between 0 and 1, found {noise_density}")
+
+
+def _length_beside_eos(name: str, length: int) -> int:
+    if length < 2:
+        raise ConfigError(f"{name} is {length}: no text fits beside EOS; raise {name}")
+    return length - 1
+
+
+def _check_targets(targets_length: int, needed: int, setting: str) -> None:
+    if targets_length < needed:
+        raise ConfigError(f"targets_length is {targets_length}, but {setting} needs {needed}: raise targets_length")
+
+
+def _length_of_whole_text(inputs_length: int, targets_length: int, name: str) -> int:
+    length = _length_beside_eos("inputs_length", inputs_length)
+    _check_targets(targets_length, length + 1, f"{name} of {length} tokens")
+    return length
+
+
+OBJECTIVES = {
+    "span_corruption": SpanCorruption,
+    "replace_spans": ReplaceSpans,
+    "drop_tokens": DropTokens,
+    "bert_style": BertStyle,
+    "mass_style": MassStyle,
+    "prefix_lm": PrefixLM,
+    "deshuffling": Deshuffling,
+    "lm": LanguageModel,
+}
+
+
+def parameter_names(name: str) -> tuple[str, ...]:
+    """The parameters that an objective takes from a recipe.
+
+    >>> parameter_names("drop_tokens"), parameter_names("lm")
+    (('noise_density',), ())
+    """
+    return tuple(_parameter_types(name))
+
+
+def _parameter_types(name: str) -> dict[str, str]:
+    if name not in OBJECTIVES:
+        raise UnknownNameError("objective", name, OBJECTIVES)
+    kind: Any = OBJECTIVES[name]
+    return {field.name: str(field.type) for field in fields(kind) if field.name != "first_sentinel"}
 
 
 def make_objective(name: str, first_sentinel: int, parameters: Mapping[str, Any]) -> Objective:
@@ -200,11 +473,25 @@ def make_objective(name: str, first_sentinel: int, parameters: Mapping[str, Any]
     >>> make_objective("span_corruption", 999, {"noise_density": 0.3}).piece_length(64, 64)
     79
     """
-    if name not in OBJECTIVES:
-        raise UnknownNameError("objective", name, OBJECTIVES)
-    kind = OBJECTIVES[name]
-    known = set(kind.__dataclass_fields__) - {"first_sentinel"}
-    for parameter in parameters:
-        if parameter not in known:
-            raise UnknownNameError("parameter", parameter, known, where=f" of the objective {name!r}")
-    return kind(first_sentinel=first_sentinel, **parameters)
+    types = _parameter_types(name)
+    for parameter, value in parameters.items():
+        if parameter not in types:
+            raise UnknownNameError("parameter", parameter, types, where=f" of the objective {name!r}")
+        wanted, fits = _TYPES[types[parameter]]
+        if not fits(value):
+            raise ConfigError(f"{parameter} of the objective {name!r} is {value!r}: it must be {wanted}")
+    kind: Any = OBJECTIVES[name]
+    always = {"first_sentinel": first_sentinel} if "first_sentinel" in kind.__dataclass_fields__ else {}
+    objective: Objective = kind(**always, **parameters)
+    return objective
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "float": ("a number", _is_number),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int | None": ("a whole number or null", lambda value: value is None or type(value) is int),
+}

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mixtura.platform.data.answer_window import answer_window
 from mixtura.platform.data.cache import TokenCache, open_cache
 from mixtura.platform.data.mixture import ONE
 from mixtura.platform.data.objectives import Objective, make_objective
@@ -51,6 +52,8 @@ class StreamTask:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """of the objective"""
     split: str = "train"
+    around_answer: bool = False
+    """whether inputs that are too long are cut around their targets, see `answer_window`, rather than at their end"""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ class _TaskReader:
             raise ConfigError(f"task {task.name!r} has a rate but no examples in split {task.split!r}: set its rate 0")
         self._order = EpochOrder(spec.key("order", task.name), rows, spec.window_shards, spec.segment_rows)
         self._key = spec.key("objective", task.name)
+        self._window = spec.inputs_length - 1 if task.around_answer else None
 
     @property
     def size(self) -> int:
@@ -172,10 +176,20 @@ class _TaskReader:
         shards, rows = self._order.locate(draws)
         if self._objective is None:
             inputs, targets = _gather(shards, rows, self._cache.examples)
+            if self._window is not None:
+                inputs = around_answers(inputs, targets, self._window, derive(self._key, *self._order.split(draws)))
             return inputs, targets
         (pieces,) = _gather(shards, rows, functools.partial(_fetch_pieces, self._cache, self._length))
         epochs, positions = self._order.split(draws)
         return self._objective.apply(pieces, derive(self._key, epochs, positions))
+
+
+def around_answers(inputs: Ragged, targets: Ragged, length: int, keys: npt.NDArray[np.uint64]) -> Ragged:
+    """Inputs longer than `length` cut around their answers; those without the answer stay, and lose their end later."""
+    if int(inputs.lengths.max(initial=0)) <= length:
+        return inputs
+    pairs = zip(inputs.to_lists(), targets.to_lists(), keys, strict=True)
+    return Ragged.from_lists([answer_window(text, answer, length, int(key)) or text for text, answer, key in pairs])
 
 
 def _fetch_pieces(cache: TokenCache, length: int, shard: int, rows: Int64) -> tuple[Ragged]:
