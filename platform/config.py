@@ -112,15 +112,43 @@ class MixtureTask(Section):
 
     weight: Annotated[float, STREAM] = Field(default=1.0, ge=0)
     """Multiplies the task's rate; with `rates: fixed` it is the rate."""
+    scale: Annotated[float, STREAM] = Field(default=1.0, gt=0)
+    """Multiplies the number of examples that the rate is made from, before the cap."""
+    size: Annotated[int | None, STREAM] = Field(default=None, gt=0)
+    """Number of examples that the rate is made from, in place of the declared or counted one."""
+    rate: Annotated[float | None, STREAM] = Field(default=None, ge=0)
+    """A number in place of what the size makes: neither cap nor temperature touches it; the weight multiplies it."""
+    options: Annotated[dict[str, str], STREAM] = Field(default_factory=dict)
+    """The task's named choices, for example `field_order: premise_first`; see `mixtura tasks show NAME`."""
+    definition: Annotated[dict[str, Any] | None, STREAM] = None
+    """A task that is written in YAML, whole; filled in where `tasks` has the path of such a file."""
+    files: Annotated[dict[str, list[str]], FREE] = Field(default_factory=dict)
+    """Files of a split, in place of those that the task looks for: paths (below `data.root`), globs or URIs."""
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {split: [one] if isinstance(one, str) else one for split, one in value.items()}
+        return value
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _values_are_words(cls, value: Any) -> Any:
+        return {name: str(one) for name, one in value.items()} if isinstance(value, Mapping) else value
 
 
 class MixtureSection(Section):
     """Which tasks, at which rates (paper, section 3.5.2)."""
 
-    tasks: Annotated[dict[str, MixtureTask], STREAM] = Field(min_length=1)
-    """Names of tasks, each with what is particular to it here."""
-    rates: Annotated[Literal["proportional", "equal", "fixed"], STREAM] = "proportional"
-    """In proportion to the number of examples, all alike, or the weights as they stand."""
+    tasks: dict[str, MixtureTask] = Field(min_length=1)
+    """Names of tasks and of mixtures, and paths of task files in YAML, each with what is particular to it here."""
+    rates: Annotated[Literal["proportional", "paper", "released", "equal", "fixed"], STREAM] = "proportional"
+    """`proportional`: in proportion to the number of examples; `paper`: so too, but data that two tasks share counts
+    once; `released`: as the original code has them, fixed for GLUE and SuperGLUE; `equal`: all alike; `fixed`: the
+    weights as they stand."""
+    sizes: Annotated[Literal["declared", "counted"], STREAM] = "declared"
+    """Numbers of examples: the published ones, counted where there is none, or all counted."""
     temperature: Annotated[float, STREAM] = Field(default=1.0, gt=0)
     """Rates are raised to 1/temperature: 1 is proportional, large is nearly equal."""
     maximum: Annotated[int | None, STREAM] = Field(default=2**21, gt=0)
@@ -145,6 +173,10 @@ class DataSection(Section):
     """One example a row, SeqIO's greedy packing, or best fit within a block."""
     noise_density: Annotated[float, STREAM] = Field(default=0.15, gt=0, lt=1)
     mean_noise_span_length: Annotated[float, STREAM] = Field(default=3.0, ge=1)
+    closing_sentinel: Annotated[bool, STREAM] = False
+    """End the targets of span corruption with one more sentinel, as the paper's figure shows and the code does not."""
+    sentinels: Annotated[int | None, STREAM] = Field(default=100, ge=1)
+    """Most spans of an example; null lets the marks run on into word pieces, as the original code does."""
     block_size: Annotated[int, STREAM] = Field(default=256, ge=1)
     """Draws of the mixture in one block, the unit that is built and packed as a whole."""
     lanes: Annotated[int, STREAM] = Field(default=8, ge=1)
@@ -348,16 +380,29 @@ def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Effect, An
         path = f"{prefix}{field.alias or name}"
         value = getattr(section, name)
         effect = next((mark for mark in field.metadata if isinstance(mark, Effect)), None)
-        if effect is None:
+        if effect is not None:
+            yield path, effect, section.model_dump(mode="json", include={name})[name]
+        elif isinstance(value, Section):
             yield from leaves(value, f"{path}.")
         else:
-            yield path, effect, section.model_dump(mode="json", include={name})[name]
+            for key, one in value.items():
+                yield from leaves(one, f"{path}.{key}.")
 
 
 def changes(old: Config, new: Config) -> list[tuple[str, Effect, Any, Any]]:
-    """Keys whose values differ, as (path, effect, old value, new value)."""
-    before = {path: value for path, _, value in leaves(old)}
-    return [(path, effect, before[path], value) for path, effect, value in leaves(new) if before[path] != value]
+    """Keys whose values differ, as (path, effect, old value, new value); None for a key that one of them lacks."""
+    before = {path: (effect, value) for path, effect, value in leaves(old)}
+    after = {path: (effect, value) for path, effect, value in leaves(new)}
+    return [
+        (
+            path,
+            (after.get(path) or before[path])[0],
+            before.get(path, (None, None))[1],
+            after.get(path, (None, None))[1],
+        )
+        for path in {**before, **after}
+        if before.get(path) != after.get(path)
+    ]
 
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
@@ -407,18 +452,57 @@ def _resolve(recipe: str, beside: Path | None = None, seen: tuple[str, ...] = ()
         raise ConfigError(f"recipes extend each other in a circle: {' -> '.join((*seen, recipe))}")
     values, folder = _read_recipe(recipe, beside)
     parent = values.pop("extends", None)
-    values = _tasks_by_name(values)
+    values = _tasks_by_name(values, folder or Path())
     if parent is None:
         return values
     return merged(_resolve(str(parent), folder, (*seen, recipe)), values)
 
 
-def _tasks_by_name(values: dict[str, Any]) -> dict[str, Any]:
-    """A bare list of tasks as a mapping, so that a variant or an override can speak of one of them."""
+def _tasks_by_name(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Tasks as a mapping by name, so that a variant or an override can speak of one of them: a bare list becomes one,
+    and the path of a task file becomes the task's name with its definition."""
     mixture = values.get("mixture")
-    if isinstance(mixture, Mapping) and isinstance(mixture.get("tasks"), list):
-        return {**values, "mixture": {**mixture, "tasks": {name: {} for name in mixture["tasks"]}}}
-    return values
+    given = mixture.get("tasks") if isinstance(mixture, Mapping) else None
+    if not isinstance(given, list | Mapping):
+        return values
+    named = given if isinstance(given, Mapping) else dict.fromkeys(map(str, given))
+    tasks = dict(
+        _task_of_file(name, own, folder) if is_file(name) else (name, own or {}) for name, own in named.items()
+    )
+    whole = tasks if isinstance(given, Mapping) else _Whole(tasks)
+    return {**values, "mixture": {**values["mixture"], "tasks": whole}}
+
+
+class _Whole(dict[str, Any]):
+    """A mapping that was written as a list, and so replaces what it is merged over."""
+
+
+def _task_of_file(path: str, own: Any, folder: Path) -> tuple[str, dict[str, Any]]:
+    definition, files = read_task_file(folder / Path(path).expanduser())
+    return str(definition["name"]), {"files": files, **(own or {}), "definition": definition}
+
+
+def read_task_file(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """A task file in YAML as its definition and the files it reads, by split; paths in it count from its folder."""
+    if not path.is_file():
+        raise ConfigError(f"task file {path} is not there; a task without a slash or .yaml in it is a registered one")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"task file {path} is not YAML: {error}") from None
+    if not isinstance(values, dict) or "name" not in values:
+        raise ConfigError(f"task file {path} must be a mapping with a name, a source, inputs and targets")
+    source = values.pop("source", None)
+    if not isinstance(source, Mapping) or not source:
+        raise ConfigError(
+            f"task file {path}: source must name files by split, for example source: {{train: train.csv}}"
+        )
+    files = {str(split): [one] if isinstance(one, str) else list(one) for split, one in source.items()}
+    return values, {split: [_beside(one, path.parent) for one in names] for split, names in files.items()}
+
+
+def _beside(name: str, folder: Path) -> str:
+    return name if "://" in name else str((folder / Path(name).expanduser()).absolute())
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -429,7 +513,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and not isinstance(value, _Whole)
         result[key] = merged(result[key], value) if both else value
     return result
 
@@ -467,7 +551,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     """
     values = _resolve(recipe)
     for text in overrides:
-        values = merged(values, _override(text))
+        values = merged(values, _tasks_by_name(_override(text), Path()))
     return validated(values, where=f"recipe {recipe!r}")
 
 

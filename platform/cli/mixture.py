@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,35 +11,73 @@ from mixtura.platform.cli.arguments import AsJson, Overrides, Recipe
 app = typer.Typer(help="What a mixture means.", no_args_is_help=True)
 
 
+@app.command("list")
+def list_mixtures(as_json: AsJson = False) -> None:
+    """List the named mixtures, which a recipe may name among its tasks.
+
+    Example: mixtura mixture list
+    """
+    from mixtura.platform.cli.output import print_table
+    from mixtura.tasks import named_mixtures
+
+    rows = [
+        {
+            "mixture": one.name,
+            "parts": ", ".join(name for name, weight in one.parts.items() if weight),
+            "description": one.description,
+        }
+        for one in named_mixtures().values()
+    ]
+    print_table("Mixtures", rows, as_json=as_json)
+
+
 @app.command("show")
 def show(
     recipe: Recipe,
     overrides: Overrides = None,
     temperature: Annotated[float | None, typer.Option(help="Try this temperature instead.")] = None,
     maximum: Annotated[int | None, typer.Option(help="Try this cap K on the examples of a task instead.")] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Prepare the data, for shares of tokens and for epochs over the run.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show rates, shares of examples and tokens, and epochs of each task over the run.
+    """Show the rate and the share of each task; with --tokens, or where sizes must be counted, from the data itself.
 
     Example: mixtura mixture show quickstart --temperature 4
     """
-    from mixtura.platform import config
     from mixtura.platform.cli.output import bar, print_json, print_table
-    from mixtura.platform.orchestration.mixture import mixture_table, readable, stream_spec
+    from mixtura.platform.orchestration.mixture import (
+        benchmark_shares,
+        declared_table,
+        mixture_table,
+        needs_data,
+        readable,
+        size_differences,
+        stream_spec,
+    )
     from mixtura.platform.orchestration.prepare import map_inline, prepare
     from mixtura.platform.orchestration.reporter import SilentReporter
+    from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.workspace import workspace
 
     given = list(overrides or [])
     given += [f"mixture.temperature={temperature}"] if temperature is not None else []
     given += [f"mixture.maximum={maximum}"] if maximum is not None else []
-    tree = config.load(recipe, given)
-    prepared = prepare(tree, workspace(tree.run.root), map_inline, SilentReporter())
-    rows = mixture_table(tree, stream_spec(tree, prepared))
+    tree = load_recipe(recipe, given)
+    rows: list[dict[str, Any]]
+    if tokens or needs_data(tree):
+        prepared = prepare(tree, workspace(tree.run.root), map_inline, SilentReporter())
+        rows = mixture_table(tree, stream_spec(tree, prepared))
+        notes = size_differences(tree, rows)
+    else:
+        rows = declared_table(tree)
+        notes = ["from declared sizes, without reading any data; --tokens prepares it for shares of tokens and epochs"]
     if as_json:
         print_json(rows)
         return
     shown = [{**row, "": bar(whole["share of examples"])} for row, whole in zip(readable(rows), rows, strict=True)]
     mixture = tree.mixture
     title = f"{mixture.rates} rates, temperature {mixture.temperature:g}, K {mixture.maximum}"
-    print_table(f"Mixture of {recipe} over {tree.training.steps} steps ({title})", shown)
+    notes = [*filter(None, [benchmark_shares(tree, rows)]), *notes]
+    print_table(f"Mixture of {recipe} over {tree.training.steps} steps ({title})", shown, notes="\n".join(notes))

@@ -10,14 +10,14 @@ def prepare(recipe: Recipe, overrides: Overrides = None) -> None:
 
     Example: mixtura prepare quickstart
     """
-    from mixtura.platform import config
     from mixtura.platform.cli.output import print_lines
     from mixtura.platform.cli.progress import TerminalReporter
     from mixtura.platform.orchestration.prepare import prepare as prepare_caches
+    from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.orchestration.train import executor_for
     from mixtura.platform.workspace import workspace
 
-    tree = config.load(recipe, overrides or [])
+    tree = load_recipe(recipe, overrides or [])
     space = workspace(tree.run.root)
     with executor_for(tree) as executor:
         prepared = prepare_caches(tree, space, executor.map_shards, TerminalReporter())

@@ -23,14 +23,14 @@ def search(
 
     Example: mixtura search quickstart search.trials=12 search.seeds=5
     """
-    from mixtura.platform import config
     from mixtura.platform.cli.output import print_json
     from mixtura.platform.cli.progress import TerminalReporter
     from mixtura.platform.orchestration.reporter import SilentReporter
     from mixtura.platform.orchestration.search_run import search_recipe
+    from mixtura.platform.orchestration.tasks import load_recipe
 
     given = [*(overrides or []), *([f"executor.kind={executor}"] if executor else [])]
-    tree = config.load(recipe, given)
+    tree = load_recipe(recipe, given)
     report = search_recipe(recipe, given, tree, SilentReporter() if as_json else TerminalReporter())
     if as_json:
         print_json(report)

@@ -27,16 +27,16 @@ def show(
 
     Example: mixtura stream show quickstart --step 10 --rows 2
     """
-    from mixtura.platform import config
     from mixtura.platform.cli.output import print_json, print_lines, print_table
     from mixtura.platform.data.stream import MixtureStream
     from mixtura.platform.orchestration.mixture import stream_spec
     from mixtura.platform.orchestration.prepare import map_inline, prepare
     from mixtura.platform.orchestration.reporter import SilentReporter
     from mixtura.platform.orchestration.show import decoded_block, decoded_step, fingerprints
+    from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.workspace import workspace
 
-    tree = config.load(recipe, overrides or [])
+    tree = load_recipe(recipe, overrides or [])
     prepared = prepare(tree, workspace(tree.run.root), map_inline, SilentReporter())
     stream = MixtureStream(stream_spec(tree, prepared))
     if fingerprint is not None:

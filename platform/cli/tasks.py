@@ -5,13 +5,28 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from mixtura.platform.cli.arguments import AsJson
 
+if TYPE_CHECKING:
+    from mixtura.platform.data.task import Task
+
 app = typer.Typer(help="The registry of tasks.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="A task's name, or the path of a task file in YAML.")]
+Split = Annotated[str, typer.Option(help="Which split.")]
+Root = Annotated[
+    str | None, typer.Option(help="Folder or bucket with the original files; the public homes if not given.")
+]
+Files = Annotated[
+    list[str] | None, typer.Option("--file", metavar="SPLIT=PATH", help="Read this file, glob or URI for a split.")
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="One of the task's named choices.")
+]
 
 
 @app.command("list")
@@ -27,9 +42,10 @@ def list_tasks(as_json: AsJson = False) -> None:
     rows = [
         {
             "task": task.name,
-            "kind": task.kind,
+            "kind": task.kind if task.trained else "evaluation",
             "splits": ", ".join(task.splits),
             "metrics": ", ".join(metric.name for metric in task.metrics) or "-",
+            "size": task.rate_size,
             "description": task.description,
         }
         for task in tasks
@@ -37,34 +53,147 @@ def list_tasks(as_json: AsJson = False) -> None:
     print_table("Tasks", rows, as_json=as_json)
 
 
+@app.command("show")
+def show(
+    name: Name,
+    root: Root = None,
+    files: Files = None,
+    options: Options = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="A spiece.model to count tokens with; words are counted if not given.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Read at most so many rows of a split.", min=1)] = 20_000,
+    as_json: AsJson = False,
+) -> None:
+    """Show a task: where its data comes from, examples, sizes, labels, lengths and what a length limit would cut.
+
+    Example: mixtura tasks show python_docs_module
+    """
+    from mixtura.platform.cli.output import print_json
+    from mixtura.platform.cli.task_page import print_page
+    from mixtura.platform.orchestration.task_facts import task_facts
+
+    facts = task_facts(_task(name, root, files, options), vocabulary, limit)
+    if as_json:
+        print_json(facts)
+    else:
+        print_page(facts)
+
+
 @app.command("preview")
 def preview(
-    name: Annotated[str, typer.Argument(help="The task's name.")],
-    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    name: Name,
+    split: Split = "train",
     rows: Annotated[Path | None, typer.Option(help="Raw rows as JSON lines, instead of the source's own.")] = None,
-    count: Annotated[int, typer.Option(help="How many examples.", min=1)] = 5,
+    count: Annotated[int, typer.Option(help="How many rows of the source.", min=1)] = 5,
+    root: Root = None,
+    files: Files = None,
+    options: Options = None,
 ) -> None:
     """Print what a task makes of its first rows, as JSON lines; rows left out are named on standard error.
 
     Example: mixtura tasks preview python_docs_module --count 3
     """
-    from itertools import islice
+    from itertools import takewhile
 
     from mixtura.platform.data.task import RejectedRow
-    from mixtura.platform.errors import RequestError
-    from mixtura.tasks import get_task
 
-    task = get_task(name)
+    task = _task(name, root, files, options)
     if rows is not None:
-        if not rows.is_file():
-            raise RequestError(f"rows were to be read from {rows}, but there is no such file")
-        given = [json.loads(line) for line in rows.read_text().splitlines() if line.strip()]
-        made = task.transform(given, rows.name)
+        given = [row for _, row in _json_lines(rows, "rows")]
+        if wrong := [place for place, row in enumerate(given) if not isinstance(row, dict)]:
+            _refuse(f"row {wrong[0]} of {rows} is no JSON object: {json.dumps(given[wrong[0]])[:80]}")
+        made = task.transform(given, rows.name, split)
     else:
-        made = (example for shard in task.shards(split) for example in task.examples(shard))
-    shown = made if rows is not None else islice(made, count)
-    for example in shown:
-        if isinstance(example, RejectedRow):
-            sys.stderr.write(f"row {example.row} of {example.origin} is left out: {example.reason}\n")
+        first = task.shards(split)[0]
+        made = takewhile(lambda item: item.row < count, task.examples(first))
+    for item in made:
+        if isinstance(item, RejectedRow):
+            sys.stderr.write(f"row {item.row} of {item.origin} is left out: {item.reason}\n")
         else:
-            sys.stdout.write(json.dumps({"row": example.row, **example.fields}, ensure_ascii=False) + "\n")
+            sys.stdout.write(_json_line({"row": item.row, **item.fields}))
+
+
+@app.command("score")
+def score(
+    name: Name,
+    examples: Annotated[Path, typer.Option(help="Examples as `preview` prints them, JSON lines.")],
+    predictions: Annotated[Path, typer.Option(help="One prediction an example, as a JSON string a line.")],
+    options: Options = None,
+) -> None:
+    """Print the task's metrics for given predictions, as JSON.
+
+    Example: mixtura tasks score glue_rte --examples examples.jsonl --predictions predictions.jsonl
+    """
+    import math
+
+    task = _task(name, None, None, options)
+    if not task.metrics:
+        _refuse(f"task {task.name!r} has no metric")
+    rows, texts = _json_lines(examples, "examples"), _json_lines(predictions, "predictions")
+    for number, row in rows:
+        if not isinstance(row, dict) or not {"inputs", "targets"} <= row.keys():
+            _refuse(f"line {number} of {examples} is no example: it must be an object with inputs and targets")
+    for number, text in texts:
+        if not isinstance(text, str):
+            _refuse(f"line {number} of {predictions} is {json.dumps(text)[:80]}: a prediction is a JSON string")
+    if len(rows) != len(texts):
+        _refuse(f"{examples} has {len(rows)} examples, but {predictions} has {len(texts)} predictions")
+    answers = [task.postprocess(text, row) for (_, text), (_, row) in zip(texts, rows, strict=True)]
+    targets = [task.answer(row) for _, row in rows]
+    values = {metric.name: float(metric(answers, targets)) for metric in task.metrics}
+    shown: dict[str, Any] = {name: "nan" if math.isnan(value) else value for name, value in values.items()}
+    sys.stdout.write(json.dumps(shown) + "\n")
+
+
+def _json_line(value: Any) -> str:
+    """One line of JSON, readable where it can be: half a surrogate pair has no UTF-8."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    return text + "\n"
+
+
+def _task(name: str, root: str | None, files: list[str] | None, options: list[str] | None) -> Task:
+    """A registered task, or one from a file, bound to its files and with its options chosen."""
+    from mixtura.platform import config
+    from mixtura.tasks import TaskChoice
+
+    definition, own = config.read_task_file(Path(name).expanduser()) if config.is_file(name) else (None, {})
+    given: dict[str, list[str]] = {}
+    for split, path in _pairs(files, "--file"):
+        given.setdefault(split, []).append(path)
+    bound = {split: tuple(paths) for split, paths in {**own, **given}.items()}
+    chosen = dict(_pairs(options, "--option"))
+    return TaskChoice(name if definition is None else definition["name"], root, bound, chosen, definition).task()
+
+
+def _pairs(texts: list[str] | None, what: str) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in texts or []]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            _refuse(f"{what} was given {key!r}: write NAME=VALUE")
+    return [(key, value) for key, _, value in pairs]
+
+
+def _json_lines(path: Path, what: str) -> list[tuple[int, Any]]:
+    """The values of a file of JSON lines with the numbers of their lines, from 1."""
+    if not path.is_file():
+        _refuse(f"{what} were to be read from {path}, but there is no such file")
+    values = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    values.append((number, json.loads(line)))
+                except json.JSONDecodeError as error:
+                    _refuse(f"line {number} of {path} is not JSON: {error}")
+    return values
+
+
+def _refuse(message: str) -> NoReturn:
+    from mixtura.platform.errors import RequestError
+
+    raise RequestError(message)

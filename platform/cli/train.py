@@ -20,9 +20,9 @@ def train(
 
     Example: mixtura train quickstart training.steps=2000 run.name=longer
     """
-    from mixtura.platform import config
     from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.orchestration.train import train_recipe
 
     given = [*(overrides or []), *([f"executor.kind={executor}"] if executor else [])]
-    train_recipe(recipe, config.load(recipe, given), TerminalReporter())
+    train_recipe(recipe, load_recipe(recipe, given), TerminalReporter())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mixtura.platform.config import Config
+from mixtura.platform.data.answer_window import answer_window
 from mixtura.platform.data.cache import TokenCache, open_cache
 from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
@@ -22,26 +24,36 @@ from mixtura.platform.evaluation.evaluator import (
     MetricResult,
     TaskResult,
     evaluate_task,
+    judged,
     write_answers,
 )
 from mixtura.platform.files import write_bytes_atomically
 from mixtura.platform.orchestration import assemble
 from mixtura.platform.orchestration.prepare import Prepared
+from mixtura.platform.orchestration.tasks import choice_of, chosen_task, prepared_splits, tasks_of
 from mixtura.platform.random_bits import key, order
 from mixtura.platform.tracking.records import EvaluationResult, EventWriter
 from mixtura.platform.workspace import Run
-from mixtura.tasks import get_task
 
 if TYPE_CHECKING:
     from mixtura.models.t5 import T5
+
+
+_FREQUENT_TARGETS = 1000
+
+WHOLE_VALIDATION = "validation_whole"
+"""Results on all of a validation split, beside those of every checkpoint on a choice of its examples."""
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
     """What to measure; plain values, so that it can be sent anywhere. The checkpoint is filled in when there is one."""
 
-    task: str
+    task: dict[str, Any]
+    """A `TaskChoice` as a dictionary."""
     split: str
+    named: str
+    """The split as results call it."""
     cache: str
     inputs_length: int
     decode_length: int
@@ -52,27 +64,57 @@ class EvaluationJob:
     checkpoint: str = ""
     answers: str = ""
     """File for what the checkpoint answered, as JSON lines."""
+    earlier_answers: str = ""
+    """File of the same checkpoint's answers to the same examples, if there is one: they are judged again then."""
     threads: int = 1
 
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return str(self.task["name"])
 
-def jobs_for(config: Config, prepared: Prepared, split: str, *, threads: int = 1) -> list[EvaluationJob]:
-    """One job for each supervised task of a mixture that is drawn from."""
-    final = split == "test"
+
+def jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[EvaluationJob]:
+    """What is measured on every checkpoint: each task with right answers, on its validation split."""
     return [
-        EvaluationJob(
-            task=name,
-            split=split,
-            cache=str(prepared.caches[name]),
-            inputs_length=config.data.inputs_length,
-            decode_length=config.evaluation.decode_length,
-            batch_tokens=config.evaluation.batch_tokens,
-            limit=None if final else config.evaluation.examples,
-            baselines=final,
-            threads=threads,
-        )
-        for name in config.mixture.tasks
-        if get_task(name).kind == "supervised" and get_task(name).metrics and split in get_task(name).splits
+        replace(_job(config, prepared, name, "validation", threads), limit=config.evaluation.examples)
+        for name, splits in _judged_splits(config, prepared).items()
+        if "validation" in splits
     ]
+
+
+def final_jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[EvaluationJob]:
+    """What is measured once, on the best checkpoint: each task's whole test split, or its whole validation split where
+    the answers of the test split are not public."""
+    jobs = []
+    for name, splits in _judged_splits(config, prepared).items():
+        if splits:
+            split = "test" if "test" in splits else "validation"
+            job = _job(config, prepared, name, split, threads)
+            jobs.append(replace(job, named=split if split == "test" else WHOLE_VALIDATION, baselines=True))
+    return jobs
+
+
+def _judged_splits(config: Config, prepared: Prepared) -> dict[str, tuple[str, ...]]:
+    """The splits of each prepared task whose right answers are known."""
+    return {
+        name: tuple(split for split in prepared_splits(task) if split in task.evaluated)
+        for name, task in tasks_of(config).items()
+        if name in prepared.caches and task.metrics
+    }
+
+
+def _job(config: Config, prepared: Prepared, name: str, split: str, threads: int) -> EvaluationJob:
+    return EvaluationJob(
+        task=asdict(choice_of(config, name)),
+        split=split,
+        named=split,
+        cache=str(prepared.caches[name]),
+        inputs_length=config.data.inputs_length,
+        decode_length=config.evaluation.decode_length,
+        batch_tokens=config.evaluation.batch_tokens,
+        threads=threads,
+    )
 
 
 def run_job(job: EvaluationJob) -> dict[str, Any]:
@@ -81,32 +123,55 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
 
     torch.set_num_threads(job.threads)
     model, vocabulary = _loaded(job.checkpoint)
-    task, cache = get_task(job.task), open_cache(job.cache, job.split)
-    examples = load_examples(cache, job.inputs_length, job.limit)
+    task, cache = chosen_task(job.task), open_cache(job.cache, job.split)
+    examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)
     baselines: dict[str, Baseline] = {}
     if job.baselines:
-        baselines = trivial_baselines(task, training_targets(job, vocabulary), [example.fields for example in examples])
-    result = evaluate_task(
-        task,
-        job.split,
-        examples,
-        greedy(model, job.decode_length),
-        vocabulary.decode,
-        batch_tokens=job.batch_tokens,
-        baselines=baselines,
-    )
+        targets = training_targets(job, vocabulary) if task.trained else Counter()
+        baselines = trivial_baselines(task, targets, [example.fields for example in examples])
+    texts = _earlier_texts(job, len(examples))
+    if texts is not None:
+        result = judged(task, job.named, examples, texts, 0.0, baselines)
+    else:
+        result = evaluate_task(
+            task,
+            job.named,
+            examples,
+            greedy(model, job.decode_length),
+            vocabulary.decode,
+            batch_tokens=job.batch_tokens,
+            baselines=baselines,
+        )
     if job.answers:
         write_bytes_atomically(Path(job.answers), write_answers(result).encode())
     return asdict(replace(result, answers=[]))
 
 
-def load_examples(cache: TokenCache, inputs_length: int, limit: int | None) -> list[EvaluationExample]:
+def _earlier_texts(job: EvaluationJob, count: int) -> list[str] | None:
+    """What the checkpoint answered before, where it was asked exactly these examples."""
+    path = Path(job.earlier_answers)
+    if not job.earlier_answers or not path.is_file():
+        return None
+    texts = [str(json.loads(line)["prediction"]) for line in path.open(encoding="utf-8")]
+    return texts if len(texts) == count else None
+
+
+def load_examples(
+    cache: TokenCache, inputs_length: int, limit: int | None, *, around_answer: bool = False
+) -> list[EvaluationExample]:
     """The examples of a split, trimmed as in training; with a limit, a fixed choice of them by chance."""
-    examples = []
+    examples: list[EvaluationExample] = []
     for shard in range(len(cache.shards)):
         table = cache.table(shard)
-        for ids, fields in zip(table.column("inputs"), table.column("fields"), strict=True):
-            tokens = ids.values.to_numpy()[: inputs_length - 1]
+        columns = (table.column(name) for name in ("inputs", "targets", "fields"))
+        for ids, targets, fields in zip(*columns, strict=True):
+            tokens = ids.values.to_numpy()
+            if around_answer:
+                window = answer_window(
+                    tokens, targets.values.to_numpy(), inputs_length - 1, key("window", len(examples))
+                )
+                tokens = tokens if window is None else np.asarray(window)
+            tokens = tokens[: inputs_length - 1]
             examples.append(EvaluationExample(np.append(tokens, EOS_ID).astype(np.int32), json.loads(fields.as_py())))
     if limit is None or limit >= len(examples):
         return examples
@@ -114,14 +179,18 @@ def load_examples(cache: TokenCache, inputs_length: int, limit: int | None) -> l
     return [examples[place] for place in chosen]
 
 
-def training_targets(job: EvaluationJob, vocabulary: Vocabulary) -> list[str]:
-    """The outputs that training saw, as text."""
+def training_targets(job: EvaluationJob, vocabulary: Vocabulary) -> Counter[str]:
+    """The most frequent outputs that training saw, as text, with how often. Only those are turned into text."""
     cache = open_cache(job.cache, "train")
-    return [
-        vocabulary.decode(ids.values.to_numpy())
-        for shard in range(len(cache.shards))
-        for ids in cache.table(shard).column("targets")
-    ]
+    counts: Counter[bytes] = Counter()
+    for shard in range(len(cache.shards)):
+        for ids in cache.table(shard).column("targets"):
+            counts[ids.values.to_numpy().tobytes()] += 1
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_FREQUENT_TARGETS]
+    texts: Counter[str] = Counter()
+    for ids, count in frequent:
+        texts[vocabulary.decode(np.frombuffer(ids, np.int32))] += count
+    return texts
 
 
 def greedy(model: T5, decode_length: int) -> Decode:
@@ -159,7 +228,10 @@ def evaluation_events(
         replace(
             job,
             checkpoint=str(checkpoint),
-            answers=str(run.predictions / checkpoint.name / f"{job.task}.{job.split}.jsonl"),
+            answers=str(run.predictions / checkpoint.name / f"{job.name}.{job.named}.jsonl"),
+            earlier_answers=str(run.predictions / checkpoint.name / f"{job.name}.{job.split}.jsonl")
+            if job.named == WHOLE_VALIDATION
+            else "",
         )
         for job in jobs
     ]
@@ -167,7 +239,7 @@ def evaluation_events(
     seconds = time.perf_counter() - started
     run.events.mkdir(exist_ok=True)
     records = [record for result in results for record in _records(result, step, seconds)]
-    with EventWriter(run.events / f"evaluate-{step:06d}-{jobs[0].split}-{time.time_ns()}.jsonl") as events:
+    with EventWriter(run.events / f"evaluate-{step:06d}-{jobs[0].named}-{time.time_ns()}.jsonl") as events:
         events.write(*records)
     return results
 

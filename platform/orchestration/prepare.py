@@ -23,8 +23,15 @@ from mixtura.platform.data.task import Example, RejectedRow, Task
 from mixtura.platform.data.vocabulary import Vocabulary, train_vocabulary
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
 from mixtura.platform.orchestration.reporter import Reporter
+from mixtura.platform.orchestration.tasks import (
+    choice_of,
+    chosen_task,
+    has_data,
+    prepared_splits,
+    refuse_all_rejected,
+    tasks_of,
+)
 from mixtura.platform.workspace import Workspace
-from mixtura.tasks import get_task
 
 PREPARING = "1"
 """Version of what `prepare_shard` does: raised whenever the same examples would make other rows."""
@@ -39,7 +46,8 @@ MapShards = Callable[[Callable[[dict[str, Any]], dict[str, Any]], Sequence[dict[
 class ShardJob:
     """One shard to prepare; plain values, so that it can be sent anywhere."""
 
-    task: str
+    task: dict[str, Any]
+    """A `TaskChoice` as a dictionary."""
     split: str
     index: int
     count: int
@@ -64,10 +72,16 @@ def map_inline(
 
 def prepare(config: Config, space: Workspace, map_shards: MapShards, reporter: Reporter) -> Prepared:
     """The vocabulary and the caches of a recipe's mixture, made where they are not committed yet."""
-    tasks = [get_task(name) for name in config.mixture.tasks]
+    tasks = tasks_of(config)
+    for name in [name for name, task in tasks.items() if not has_data(task)]:
+        del tasks[name]
+        reporter.line(f"{name}: there is no data to evaluate it on; it is left out")
     with disk_full_is_an_answer(space.root, "preparing token caches"):
-        vocabulary = prepare_vocabulary(config, space, tasks, reporter)
-        caches = {task.name: prepare_task(task, vocabulary, space, map_shards, reporter) for task in tasks}
+        vocabulary = prepare_vocabulary(config, space, list(tasks.values()), reporter)
+        caches = {
+            name: prepare_task(task, asdict(choice_of(config, name)), vocabulary, space, map_shards, reporter)
+            for name, task in tasks.items()
+        }
     return Prepared(vocabulary.path, caches)
 
 
@@ -75,7 +89,8 @@ def prepare_vocabulary(config: Config, space: Workspace, tasks: Sequence[Task], 
     """The recipe's vocabulary: a file, or one trained on the training text of the mixture's tasks."""
     if config.vocabulary.path is not None:
         return Vocabulary(config.vocabulary.path)
-    made_from = {task.name: [task.version, task.source.fingerprint("train")] for task in tasks}
+    tasks = [task for task in tasks if task.trained]
+    made_from = {task.name: [task.identity, task.source.fingerprint("train")] for task in tasks}
     key = cache_key({"tasks": made_from, "size": config.vocabulary.size})
     path = space.caches / f"vocabulary-{key}" / "spiece.model"
     with exclusive_lock(path.with_name(".lock"), "the vocabulary is being trained", wait=True):
@@ -95,13 +110,18 @@ def _training_texts(tasks: Sequence[Task]) -> Iterator[str]:
 
 
 def prepare_task(
-    task: Task, vocabulary: Vocabulary, space: Workspace, map_shards: MapShards, reporter: Reporter
+    task: Task,
+    choice: dict[str, Any],
+    vocabulary: Vocabulary,
+    space: Workspace,
+    map_shards: MapShards,
+    reporter: Reporter,
 ) -> Path:
     """The cache of one task with all its splits; only shards that are not committed are made."""
-    splits = task.splits if task.kind == "supervised" else ("train",)
+    splits = prepared_splits(task)
     made_from = {
         "source": {split: task.source.fingerprint(split) for split in splits},
-        "preprocessing": task.version,
+        "preprocessing": task.identity,
         "preparing": PREPARING,
         "vocabulary": vocabulary.fingerprint,
     }
@@ -112,9 +132,11 @@ def prepare_task(
                 open_cache(directory, split)
             return directory
         _remove_leftovers(directory)
+        for split in splits:
+            refuse_all_rejected(task, split)
         counts = {split: len(task.shards(split)) for split in splits}
         jobs = [
-            asdict(ShardJob(task.name, split, index, count, str(directory), str(vocabulary.path)))
+            asdict(ShardJob(choice, split, index, count, str(directory), str(vocabulary.path)))
             for split, count in counts.items()
             for index in sorted(set(range(count)) - set(committed_shards(directory, split, count)))
         ]
@@ -141,14 +163,15 @@ def describe_cache(task: Task, directory: Path) -> str:
         rejected = totals["rejected"]
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
         left_out = f"; {sum(rejected.values())} left out: {reasons}" if rejected else ""
-        lines.append(f"  {split}: {totals['rows']} rows, {totals['tokens']} tokens{left_out}")
-    return "\n".join([f"{task.name} (from {splits['train']['counters']['rows read']} rows read)", *lines])
+        read = totals["counters"]["rows read"]
+        lines.append(f"  {split}: {read} rows read, {totals['rows']} examples, {totals['tokens']} tokens{left_out}")
+    return "\n".join([task.name, *lines])
 
 
 def prepare_shard(job: dict[str, Any]) -> dict[str, Any]:
     """Read, preprocess, tokenise and commit one shard; returns its entry. Needs no cluster."""
     this = ShardJob(**job)
-    task, vocabulary = get_task(this.task), Vocabulary(this.vocabulary)
+    task, vocabulary = chosen_task(this.task), Vocabulary(this.vocabulary)
     shard = task.shards(this.split)[this.index]
     examples: list[Example] = []
     rejected: list[dict[str, Any]] = []

@@ -1,13 +1,18 @@
-"""What a run came to: the table on the test split, and the commands that come next."""
+"""What a run came to: the table on whole splits, the benchmarks' averages, and the commands that come next."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from mixtura.platform.evaluation.benchmarks import averages
+from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION
 from mixtura.platform.orchestration.select import best_checkpoint
 from mixtura.platform.tracking.records import EvaluationResult, read_events
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace
+
+FINAL_SPLITS = {"test": "test", WHOLE_VALIDATION: "validation"}
+"""Splits of the final measurement, and what they are called in the table."""
 
 
 def summary_line(run: Run) -> str:
@@ -20,18 +25,30 @@ def summary_line(run: Run) -> str:
 
 
 def result_table(run: Run) -> list[dict[str, Any]]:
-    """A row for each task and metric on the test split, the newest measurement of each, beside its trivial baseline."""
+    """A row for each task and metric on its test split, or on its whole validation split where test answers are not
+    public: the newest measurement of each, beside its trivial baseline."""
+    return [_row(record) for record in _final_results(run)]
+
+
+def _final_results(run: Run) -> list[EvaluationResult]:
     newest: dict[tuple[str, str], EvaluationResult] = {}
     for record in read_events(run.events):
-        if isinstance(record, EvaluationResult) and record.split == "test":
+        if isinstance(record, EvaluationResult) and record.split in FINAL_SPLITS:
             newest[record.task, record.metric] = record
-    return [_row(record) for record in newest.values()]
+    return list(newest.values())
+
+
+def benchmark_lines(run: Run) -> list[str]:
+    """The average of each benchmark that the run has tasks of, with the tasks that are missing."""
+    results = {(record.task, record.metric): record.value for record in _final_results(run)}
+    return [str(one) for one in averages(results)]
 
 
 def _row(record: EvaluationResult) -> dict[str, Any]:
     beaten = record.baseline is not None and record.low is not None and record.low > record.baseline
     return {
         "task": record.task,
+        "split": FINAL_SPLITS[record.split],
         "metric": record.metric,
         "baseline": record.baseline,
         "baseline's rule": record.baseline_rule,

@@ -26,7 +26,8 @@ from mixtura.platform.search.trials import (
 
 def basis_of(config: Config, prepared: Prepared, fork: str | None) -> dict[str, Any]:
     """What all trials of a search share and their results depend on, beside mixture, seed and steps."""
-    own = {"mixture.tasks", "mixture.rates", "mixture.temperature", "run.seed"}
+    own = {"mixture.rates", "mixture.temperature", "run.seed"}
+    own |= {f"mixture.tasks.{name}.weight" for name in config.mixture.tasks}
     settings = {path: value for path, effect, value in leaves(config) if effect is not Effect.FREE and path not in own}
     measured = {"examples": config.evaluation.examples, "decode_length": config.evaluation.decode_length}
     caches = {name: path.name for name, path in prepared.caches.items()}

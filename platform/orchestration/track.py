@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixtura.platform.config import Config
+from mixtura.platform.orchestration.tasks import tasks_of
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker, connect
 from mixtura.platform.workspace import Run, Workspace
-from mixtura.tasks import get_task
 
 EXPERIMENT = "mixtura"
 
@@ -35,7 +35,7 @@ def experiment_id(space: Workspace) -> str | None:
 
 def evaluated_tasks(config: Config) -> tuple[str, ...]:
     """The tasks of a mixture that have a metric."""
-    return tuple(name for name in config.mixture.tasks if get_task(name).metrics)
+    return tuple(name for name, task in tasks_of(config).items() if task.metrics and "validation" in task.evaluated)
 
 
 def parameters(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

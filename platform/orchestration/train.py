@@ -18,13 +18,20 @@ from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
 from mixtura.platform.errors import RequestError, RunError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.assemble import model_config
-from mixtura.platform.orchestration.evaluate import evaluation_events, jobs_for
+from mixtura.platform.orchestration.evaluate import evaluation_events, final_jobs_for, jobs_for
 from mixtura.platform.orchestration.executor import Executor, InlineExecutor
-from mixtura.platform.orchestration.mixture import mixture_table, readable, stream_spec
+from mixtura.platform.orchestration.mixture import (
+    benchmark_shares,
+    mixture_table,
+    readable,
+    size_differences,
+    stream_spec,
+)
 from mixtura.platform.orchestration.prepare import Prepared, prepare
 from mixtura.platform.orchestration.reporter import Reporter
-from mixtura.platform.orchestration.result import next_commands, result_table, summary_line
+from mixtura.platform.orchestration.result import benchmark_lines, next_commands, result_table, summary_line
 from mixtura.platform.orchestration.select import best_checkpoint, checkpoint_path
+from mixtura.platform.orchestration.tasks import refuse_unusable
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
@@ -34,7 +41,6 @@ from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStart
 from mixtura.platform.tracking.tracker import Tailer
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace, workspace
-from mixtura.tasks import get_task
 
 
 @contextlib.contextmanager
@@ -76,8 +82,7 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
 
 def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
     """Raise what a name or a file that is not there would raise later: then nothing was begun, and nothing is kept."""
-    for name in config.mixture.tasks:
-        get_task(name)
+    refuse_unusable(config)
     given = config.vocabulary.path
     if given is not None and not Path(given).is_file():
         raise RequestError(f"vocabulary.path is {given!r}, but there is no such file")
@@ -98,9 +103,12 @@ def is_done(run: Run, config: Config) -> bool:
 
 
 def describe(run: Run, recipe: str, config: Config, attempt: int, reporter: Reporter) -> None:
-    """Print the whole resolved configuration, a line for each section."""
+    """Print the whole resolved configuration, a line for each section; of its tasks what is not as usual."""
     reporter.line(f"run {run.name!r} of recipe {recipe!r} in {run.path}, attempt {attempt}")
-    for name, section in config.to_dict().items():
+    sections = config.to_dict()
+    tasks = config.mixture.model_dump(mode="json", include={"tasks"}, exclude_defaults=True)["tasks"]
+    sections["mixture"]["tasks"] = tasks
+    for name, section in sections.items():
         values = json.dumps(section, ensure_ascii=False)[1:-1].replace('"', "")
         reporter.line(f"  {name:<12}{values}")
     reporter.line(f"identity {config.identity()} (hash of all settings that decide the result)")
@@ -124,8 +132,11 @@ class Training:
         prepared = prepare(self.config, self.space, self.executor.map_shards, self.reporter)
         spec = stream_spec(self.config, prepared)
         keep_stream(self.run, spec)
-        notes = f"stream {spec.fingerprint}"
-        self.reporter.table("Mixture", readable(mixture_table(self.config, spec)), notes)
+        rows = mixture_table(self.config, spec)
+        notes = [benchmark_shares(self.config, rows), f"stream {spec.fingerprint}"]
+        self.reporter.table("Mixture", readable(rows), "; ".join(filter(None, notes)))
+        for line in size_differences(self.config, rows):
+            self.reporter.line(line)
         (self.run.path / "stop").unlink(missing_ok=True)
         with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
             with stop_on_signals(self.run, self.reporter):
@@ -170,16 +181,16 @@ class Training:
         )
 
     def _validation(self, prepared: Prepared) -> list[Any]:
-        return jobs_for(self.config, prepared, "validation")
+        return jobs_for(self.config, prepared)
 
     def _measure_best(self, prepared: Prepared) -> None:
-        jobs = jobs_for(self.config, prepared, "test")
+        jobs = final_jobs_for(self.config, prepared)
         if self.config.evaluation.when == "after":
             self._validate_all(prepared)
         best = best_checkpoint(self.run)
         if not (jobs and self.config.evaluation.test):
             return
-        self.reporter.line(f"measuring the best checkpoint on average, of step {best.step}, on the test split")
+        self.reporter.line(f"measuring the best checkpoint on average, of step {best.step}, on whole splits")
         evaluation_events(self.run.path, best.path, best.step, jobs, self.executor.evaluate)
 
     def _validate_all(self, prepared: Prepared) -> None:
@@ -252,10 +263,15 @@ def stop_on_signals(run: Run, reporter: Reporter) -> Iterator[None]:
 
 
 def show_result(space: Workspace, run: Run, reporter: Reporter) -> None:
-    """The table on the test split, and what to do next, as commands that can be pasted."""
+    """The final table, the benchmarks' averages, and what to do next, as commands that can be pasted."""
     rows = result_table(run)
     if rows:
-        reporter.table("Test split, best checkpoint on average", rows, "interval: 95 % bootstrap over examples")
+        notes = "interval: 95 % bootstrap over examples"
+        if any(row["split"] == "validation" for row in rows):
+            notes += "; a checkpoint that was chosen on the validation split looks a little better there than it is"
+        reporter.table("Best checkpoint on average, whole splits", rows, notes)
+    for line in benchmark_lines(run):
+        reporter.line(line)
     reporter.line(f"loss curves by task: {run.losses_plot}")
     reporter.line("next:")
     for command in next_commands(space, run):

@@ -119,7 +119,7 @@ def _train_and_measure(job: TrialJob, trial: Trial, attempt: int) -> TrialResult
         raise TrialStoppedError(f"trial {trial.label!r} was stopped")
     gc.collect()  # the engine holds its model in circles, and the next trial may be run in this process
     last = list_checkpoints(run.checkpoints)[-1]
-    jobs = jobs_for(config, job.prepared, SPLIT)
+    jobs = jobs_for(config, job.prepared)
     evaluation_events(run.path, last.path, last.step, jobs, executor.evaluate)
     score, by_task = _reached(run, last.step, jobs)
     return TrialResult(trial, score, by_task, time.perf_counter() - started)
@@ -127,7 +127,7 @@ def _train_and_measure(job: TrialJob, trial: Trial, attempt: int) -> TrialResult
 
 def _reached(run: Run, step: int, jobs: list[EvaluationJob]) -> tuple[float, dict[str, float]]:
     """The average by which checkpoints are chosen, and the headline metric of each task."""
-    found = scores(read_events(run.events), SPLIT, [job.task for job in jobs])
+    found = scores(read_events(run.events), SPLIT, [job.name for job in jobs])
     last = next((one for one in found if one.step == step), None)
     average = None if last is None else last.average
     if last is None or average is None or not usable(average):

@@ -26,8 +26,8 @@ def write_winner(
     """Write the winner's mixture as a recipe. `said` is what is known of it, for a comment.
 
     The file extends the recipe, with the overrides of the search. Where that would not give the very settings that
-    were searched (an override can leave out tasks, a file that extends another cannot), and where the recipe will not
-    be there later (a submitted job's folder is a copy), all settings are written.
+    were searched (the recipe names whole mixtures, of which the winner weighs the single tasks), and where the recipe
+    will not be there later (a submitted job's folder is a copy), all settings are written.
     """
     wanted = winner.applied(config)
     values = extending(recipe, overrides, winner)

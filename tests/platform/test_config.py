@@ -84,3 +84,65 @@ def test_the_stored_tree_loads_to_the_same_tree() -> None:
 
     found = config.load("quickstart", ["run.from=other@5", "run.stop_after=3h30m"])
     assert config.validated(yaml.safe_load(found.to_yaml()), "stored") == found
+
+
+def test_a_list_of_tasks_replaces_those_of_the_recipe_that_is_extended(tmp_path: Path) -> None:
+    base, child = tmp_path / "base.yaml", tmp_path / "child.yaml"
+    base.write_text("mixture: {tasks: {a: {weight: 2}, b: {}}}\ntraining: {steps: 10}\n")
+    child.write_text("extends: ./base.yaml\nmixture: {tasks: [b, c]}\n")
+    assert list(config.load(str(child)).mixture.tasks) == ["b", "c"]
+    assert list(config.load(str(child), ["mixture.tasks=[a]", "mixture.tasks.d.weight=2"]).mixture.tasks) == ["a", "d"]
+
+
+TASK_FILE = """
+name: reviews
+source: {train: train.csv, validation: [dev-1.csv, "s3://bucket/dev-2.csv"]}
+inputs: "review: {text}"
+targets: "{label}"
+"""
+
+
+def test_the_path_of_a_task_file_becomes_the_task_with_its_definition(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/reviews.yaml").write_text(TASK_FILE)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("mixture: {tasks: {tasks/reviews.yaml: {weight: 2}, rte: {}}}\ntraining: {steps: 10}\n")
+    found = config.load(str(recipe), ["mixture.tasks.reviews.scale=3"]).mixture.tasks
+    assert list(found) == ["reviews", "rte"]
+    reviews = found["reviews"]
+    assert (reviews.weight, reviews.scale) == (2.0, 3.0)
+    assert reviews.definition == {"name": "reviews", "inputs": "review: {text}", "targets": "{label}"}
+    folder = tmp_path / "tasks"
+    assert reviews.files == {
+        "train": [str(folder / "train.csv")],
+        "validation": [str(folder / "dev-1.csv"), "s3://bucket/dev-2.csv"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (None, "is not there"),
+        ("name: [", "is not YAML"),
+        ("inputs: a", "must be a mapping with a name"),
+        ("name: a\ninputs: b", "source must name files by split"),
+    ],
+)
+def test_a_wrong_task_file_is_answered(tmp_path: Path, text: str | None, answer: str) -> None:
+    if text is not None:
+        (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=answer):
+        config.load("quickstart", [f"mixture.tasks=[{tmp_path}/wrong.yaml]"])
+
+
+def test_where_files_lie_may_change_and_what_is_read_may_not(tmp_path: Path) -> None:
+    base = config.load("quickstart", ["mixture.tasks=[rte]"])
+    files = "mixture.tasks.rte.files.train=other/train.tsv"
+    moved = config.load("quickstart", ["mixture.tasks=[rte]", files])
+    assert moved.identity() == base.identity()
+    assert [change[:2] for change in config.changes(base, moved)] == [("mixture.tasks.rte.files", config.FREE)]
+    for other in ("mixture.tasks.rte.options.order=given", "mixture.tasks.rte.size=5", "mixture.tasks=[sst2]"):
+        changed = config.load("quickstart", ["mixture.tasks=[rte]", other])
+        assert changed.identity() != base.identity()
+    assert (path_of := {change[0] for change in config.changes(base, changed)})
+    assert {"mixture.tasks.rte.weight", "mixture.tasks.sst2.weight"} <= path_of

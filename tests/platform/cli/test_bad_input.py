@@ -7,22 +7,19 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
-from mixtura.platform.cli.main import main
 from mixtura.platform.training.checkpoint import list_checkpoints, verify
 from mixtura.platform.workspace import Run
 
 STEPS, SAVED = 8, 4
 
 
-@dataclass
-class Answer:
+class Answer(Protocol):
     """What a command printed, and its exit code."""
 
     code: int
@@ -31,25 +28,6 @@ class Answer:
 
 
 Ask = Callable[..., Answer]
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Runs a command line in this process, as the console script does; nothing it prints may be a traceback."""
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["mixtura", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        output, message = capsys.readouterr()
-        assert "Traceback" not in output + message
-        return Answer(code, output, message)
-
-    return run
 
 
 @pytest.fixture(scope="module")

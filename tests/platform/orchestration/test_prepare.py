@@ -68,7 +68,7 @@ def test_every_rejected_row_is_kept_with_its_reason_and_origin(prepared: Prepare
 def test_what_was_left_out_is_told(prepared: Prepared) -> None:
     for task, _, totals in splits(prepared):
         told = describe_cache(task, prepared.caches[task.name])
-        assert f"{totals['rows']} rows" in told
+        assert f"{totals['rows']} examples" in told
         for reason, count in totals["rejected"].items():
             assert f"{count} {reason}" in told
 

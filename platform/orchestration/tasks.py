@@ -1,0 +1,153 @@
+"""From the names in a recipe's mixture to its tasks, bound to their files and with their options chosen."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+from mixtura.platform import config as configuration
+from mixtura.platform.config import Config, MixtureTask
+from mixtura.platform.data.task import Example, RejectedRow, Task
+from mixtura.platform.errors import ConfigError, DataError
+from mixtura.tasks import TaskChoice, named_mixtures, task_names
+from mixtura.tasks.mixtures import expand, written_rates
+
+_ROWS_TRIED = 200
+
+
+def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The whole tree of a recipe, its mixtures written out as tasks.
+
+    What a run stores is this: a mixture that is declared differently tomorrow does not change a run of today.
+    """
+    return expanded(configuration.load(recipe, overrides))
+
+
+def expanded(config: Config) -> Config:
+    """The tree with named mixtures replaced by their tasks, and with the tasks that judge others beside those.
+
+    A task reached on several ways has the sum of their weights. Tasks that are never trained on have weight 0.
+    """
+    given = config.mixture.tasks
+    own = {name for name, task in given.items() if task.definition is not None}
+    for name in given.keys() & named_mixtures().keys():
+        if extra := given[name].model_dump(exclude_defaults=True, exclude={"weight"}):
+            raise ConfigError(
+                f"mixture.tasks.{name}.{next(iter(extra))}: {name!r} is a mixture, which only takes a weight; "
+                "name the task that it is meant for"
+            )
+    weights = expand(
+        {name: task.weight for name, task in given.items()},
+        named_mixtures(),
+        {*task_names(), *own},
+        divide=config.mixture.rates == "fixed",
+    )
+    tasks = {
+        name: given.get(name, MixtureTask()).model_copy(update={"weight": weight}) for name, weight in weights.items()
+    }
+    if config.mixture.rates == "released":
+        for name, rate in written_rates(given, named_mixtures()).items():
+            if tasks[name].rate is None:
+                tasks[name] = tasks[name].model_copy(update={"rate": rate})
+    for name in list(tasks):
+        task = task_of(config, name, tasks[name])
+        if not task.trained:
+            tasks[name] = tasks[name].model_copy(update={"weight": 0.0})
+        for judge in task.evaluated_by:
+            options = {key: value for key, value in tasks[name].options.items() if key in get_options(config, judge)}
+            tasks.setdefault(judge, MixtureTask(weight=0.0, options=options))
+    return config.model_copy(update={"mixture": config.mixture.model_copy(update={"tasks": tasks})})
+
+
+def get_options(config: Config, name: str) -> Mapping[str, Any]:
+    """The options that a registered task has."""
+    return task_of(config, name, MixtureTask()).options
+
+
+def choice_of(config: Config, name: str, given: MixtureTask | None = None) -> TaskChoice:
+    """A task of a recipe in plain values."""
+    own = given or config.mixture.tasks[name]
+    files = {split: tuple(names) for split, names in own.files.items()}
+    return TaskChoice(name, config.data.root, files, own.options, own.definition)
+
+
+def task_of(config: Config, name: str, given: MixtureTask | None = None) -> Task:
+    """A task of a recipe."""
+    return chosen_task(asdict(choice_of(config, name, given)))
+
+
+def tasks_of(config: Config) -> dict[str, Task]:
+    """All tasks of a recipe's mixture."""
+    return {name: task_of(config, name) for name in config.mixture.tasks}
+
+
+def chosen_task(choice: Mapping[str, Any]) -> Task:
+    """The task of a `TaskChoice` that came as a dictionary; the same one again in this process."""
+    return _chosen_task(json.dumps(choice, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=256)
+def _chosen_task(choice: str) -> Task:
+    values = json.loads(choice)
+    files = {split: tuple(names) for split, names in values.pop("files").items()}
+    return TaskChoice(**values, files=files).task()
+
+
+def has_data(task: Task) -> bool:
+    """Whether there is anything to prepare: a task that only judges others may lack its files."""
+    return task.trained or bool(set(task.splits) & set(task.evaluated))
+
+
+def prepared_splits(task: Task) -> tuple[str, ...]:
+    """The splits that a token cache holds: for training, and those whose right answers are known."""
+    if task.kind == "unsupervised":
+        return ("train",)
+    wanted = ("train", *task.evaluated) if task.trained else task.evaluated
+    return tuple(split for split in wanted if split in task.splits or (split == "train" and task.trained))
+
+
+def refuse_unusable(config: Config) -> None:
+    """Raise what a wrong name, a missing file or a wrong column would raise later, for every task of a recipe."""
+    for task in tasks_of(config).values():
+        if has_data(task):
+            refuse_all_rejected(task, next(iter(prepared_splits(task))))
+
+
+def refuse_all_rejected(task: Task, split: str) -> None:
+    """Raise DataError, with the reasons and a row, where a task can use none of the first rows of a split."""
+    rejected: list[RejectedRow] = []
+    for shard in task.shards(split):
+        for item in islice(task.examples(shard), _ROWS_TRIED - len(rejected)):
+            if isinstance(item, Example):
+                return
+            rejected.append(item)
+        if len(rejected) >= _ROWS_TRIED:
+            break
+    if not rejected:
+        raise DataError(f"task {task.name!r}: its {split} split has no rows")
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(row.reason for row in rejected).most_common(3))
+    first = rejected[0]
+    fields = _field_names(first.sample)
+    raise DataError(
+        f"task {task.name!r}: none of the first {len(rejected)} rows of its {split} split can be used ({reasons})"
+        + (f"; a row of {first.origin} has the fields {fields}" if fields else f"; a row begins {first.sample[:80]!r}")
+    )
+
+
+def _field_names(sample: str) -> str:
+    """Names of the fields of a row of which the beginning is kept as JSON."""
+    decoder, at, names = json.JSONDecoder(), 1, []
+    while sample[:1] == "{" and at < len(sample):
+        try:
+            name, end = decoder.raw_decode(sample, at)
+            names.append(str(name))
+            _, at = decoder.raw_decode(sample, end + 2)
+        except ValueError:
+            break
+        at += 2
+    return ", ".join(names)
