@@ -215,6 +215,8 @@ TRIVIA_QA = FileSource(
 )
 
 SQUAD_SIZE = 87_599
+TRIVIA_QA_SIZE = 138_384
+"""Questions of the training set, as published; each makes an example of every text with its answer."""
 
 TASKS = (
     Task(
@@ -265,6 +267,7 @@ TASKS = (
         version="1",
         description="A trivia question and a text that was found for it to a name of the answer.",
         around_answer=True,
+        rate_size=TRIVIA_QA_SIZE,
         metrics=(trivia_qa_em, trivia_qa_f1),
         reference=own_target,
         evaluated=("validation",),

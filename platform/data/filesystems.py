@@ -37,7 +37,7 @@ _LISTING_AGE_S = 60.0
 
 _TRANSIENT_WORDS = (
     *("timeout", "timed out", "reset", "broken pipe", "connection aborted", "ends early", "temporarily", "unavailable"),
-    *("slow_down", "slowdown", "too many requests", "internal_failure", "internalerror", "http status 50"),
+    *("slow_down", "slowdown", "too many requests", "internal_failure", "internalerror"),
 )
 
 

@@ -10,18 +10,17 @@ page, a Git LFS pointer) is a DataError.
 from __future__ import annotations
 
 import collections
-import contextlib
 import csv
 import io
 import itertools
 import json
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Any
 
 from mixtura.platform.data.containers import FOREIGN, HEAD_BYTES, UTF8_BOM, DamagedError, refusal, what_begins
+from mixtura.platform.data.row_groups import read_parquet
 from mixtura.platform.data.task import BadRecord, Row
 from mixtura.platform.errors import DataError
 
@@ -40,7 +39,6 @@ _LINE_BYTES = 16 << 20
 _LONG_LINE = f"line of more than {_LINE_BYTES >> 20} MiB"
 _FIRST_LINES = 20
 _SAMPLE_CHARACTERS = 300
-_BATCH_ROWS = 1024
 _BUFFER_BYTES = 1 << 20
 # A lone high surrogate, which no decoding gives: stands for a line too long to hold where plain text is wanted.
 _TOO_LONG = "\ud800"
@@ -411,67 +409,6 @@ def _aligned_record(fields: Sequence[str], lines: Sequence[str | BadRecord]) -> 
     if bad is None and not all(text.strip() for text in texts):
         bad = "empty line"
     return BadRecord(bad, " ||| ".join(texts)[:_SAMPLE_CHARACTERS]) if bad else dict(zip(fields, texts, strict=True))
-
-
-def parquet_groups(file: BufferedReader, name: str) -> tuple[int, ...]:
-    """The number of rows in each row group, from the file's footer."""
-    footer = _footer(file, name)
-    return tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
-
-
-def _footer(file: BufferedReader, name: str) -> Any:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        file.seek(0)
-        found = what_begins(file.read(HEAD_BYTES))
-        cut_off = "Parquet" in found
-        raise refusal(name, "a Parquet file that is cut off or damaged" if cut_off else found, "Parquet") from error
-
-
-def read_parquet(
-    file: BufferedReader, name: str, first_group: int = 0, stop_group: int | None = None
-) -> Iterator[Row | BadRecord]:
-    """The rows of some row groups; of a damaged group what can be read, and then one bad record."""
-    import pyarrow as pa
-
-    footer = _footer(file, name)
-    for group in range(first_group, footer.num_row_groups if stop_group is None else stop_group):
-        rows, read = footer.row_group(group).num_rows, 0
-        with _row_group(file, footer, group) as parquet:
-            try:
-                for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], use_threads=False):
-                    yield from batch.to_pylist()
-                    read += batch.num_rows
-            except (pa.ArrowException, OSError):
-                yield BadRecord("damaged row group", f"row group {group}: {rows - read} of {rows} rows cannot be read")
-
-
-@contextlib.contextmanager
-def _row_group(file: BufferedReader, footer: Any, group: int) -> Iterator[Any]:
-    """One row group in memory, at its place in an otherwise empty image of the file.
-
-    Arrow's threads then meet no Python object, which they could outlive when the process ends, and a fault of the
-    network comes while the bytes are fetched, where it cannot be taken for damaged data.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    columns = [footer.row_group(group).column(index) for index in range(footer.num_columns)]
-    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
-    ends = [start + column.total_compressed_size for start, column in zip(starts, columns, strict=True)]
-    start, end = min(starts, default=0), max(ends, default=1)
-    file.seek(start)
-    image = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
-    data = file.read(end - start)
-    image[start : start + len(data)] = data
-    del data
-    yield parquet.ParquetFile(
-        pa.BufferReader(pa.py_buffer(image)), metadata=footer, page_checksum_verification=True, pre_buffer=False
-    )
 
 
 def records(

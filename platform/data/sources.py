@@ -23,6 +23,7 @@ from mixtura.platform.data import filesystems, formats
 from mixtura.platform.data.containers import plain_bytes
 from mixtura.platform.data.filesystems import Found, absolute, glob, opened, shown
 from mixtura.platform.data.formats import LineReader, Table
+from mixtura.platform.data.row_groups import parquet_groups
 from mixtura.platform.data.task import BadRecord, Row, Shard
 from mixtura.platform.errors import ConfigError, DataError
 
@@ -252,7 +253,7 @@ def group_ends(rows: Sequence[int], shard_rows: int) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=4096)
 def _row_group_ends(file: Found) -> tuple[int, ...]:
     with opened(file.uri) as content:
-        return group_ends(formats.parquet_groups(content, shown(file.uri)), _SHARD_ROWS)
+        return group_ends(parquet_groups(content, shown(file.uri)), _SHARD_ROWS)
 
 
 def _ways(name: str) -> Iterator[str]:
