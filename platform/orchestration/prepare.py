@@ -19,7 +19,7 @@ from mixtura.platform.data.cache import (
     read_manifest,
     write_shard,
 )
-from mixtura.platform.data.task import Example, RejectedRow, Task
+from mixtura.platform.data.task import Example, RejectedRow, Shard, Task
 from mixtura.platform.data.vocabulary import Vocabulary, train_vocabulary
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
 from mixtura.platform.orchestration.reporter import Reporter
@@ -38,6 +38,9 @@ PREPARING = "1"
 
 _ROWS_AT_ONCE = 1000
 
+_VOCABULARY_BYTES = 32_000_000
+"""Text that a vocabulary is trained on is chosen from this much."""
+
 MapShards = Callable[[Callable[[dict[str, Any]], dict[str, Any]], Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
 """Calls a function on every job, here or anywhere in a cluster, and gives the results in any order."""
 
@@ -48,6 +51,8 @@ class ShardJob:
 
     task: dict[str, Any]
     """A `TaskChoice` as a dictionary."""
+    shard: dict[str, Any]
+    """A `Shard` as a dictionary: nothing is listed again where it is read."""
     split: str
     index: int
     count: int
@@ -91,7 +96,7 @@ def prepare_vocabulary(config: Config, space: Workspace, tasks: Sequence[Task], 
         return Vocabulary(config.vocabulary.path)
     tasks = [task for task in tasks if task.trained]
     made_from = {task.name: [task.identity, task.source.fingerprint("train")] for task in tasks}
-    key = cache_key({"tasks": made_from, "size": config.vocabulary.size})
+    key = cache_key({"tasks": made_from, "size": config.vocabulary.size, "bytes": _VOCABULARY_BYTES})
     path = space.caches / f"vocabulary-{key}" / "spiece.model"
     with exclusive_lock(path.with_name(".lock"), "the vocabulary is being trained", wait=True):
         if not path.is_file():
@@ -101,12 +106,23 @@ def prepare_vocabulary(config: Config, space: Workspace, tasks: Sequence[Task], 
 
 
 def _training_texts(tasks: Sequence[Task]) -> Iterator[str]:
+    """The text of all tasks, equally much of each at most, from the beginning of its training split: a vocabulary must
+    not need a whole web corpus."""
     for task in tasks:
-        for shard in task.shards("train"):
-            for example in task.examples(shard):
-                if isinstance(example, Example):
-                    fields = ("text",) if task.kind == "unsupervised" else ("inputs", "targets")
-                    yield from (example.fields[name] for name in fields)
+        left = _VOCABULARY_BYTES // len(tasks)
+        for text in _texts_of(task):
+            yield text
+            left -= len(text.encode(errors="replace"))
+            if left <= 0:
+                break
+
+
+def _texts_of(task: Task) -> Iterator[str]:
+    fields = ("text",) if task.kind == "unsupervised" else ("inputs", "targets")
+    for shard in task.shards("train"):
+        for example in task.examples(shard):
+            if isinstance(example, Example):
+                yield from (example.fields[name] for name in fields)
 
 
 def prepare_task(
@@ -134,9 +150,14 @@ def prepare_task(
         _remove_leftovers(directory)
         for split in splits:
             refuse_all_rejected(task, split)
-        counts = {split: len(task.shards(split)) for split in splits}
+        shards = {split: task.shards(split) for split in splits}
+        counts = {split: len(listed) for split, listed in shards.items()}
         jobs = [
-            asdict(ShardJob(choice, split, index, count, str(directory), str(vocabulary.path)))
+            asdict(
+                ShardJob(
+                    choice, asdict(shards[split][index]), split, index, count, str(directory), str(vocabulary.path)
+                )
+            )
             for split, count in counts.items()
             for index in sorted(set(range(count)) - set(committed_shards(directory, split, count)))
         ]
@@ -172,7 +193,7 @@ def prepare_shard(job: dict[str, Any]) -> dict[str, Any]:
     """Read, preprocess, tokenise and commit one shard; returns its entry. Needs no cluster."""
     this = ShardJob(**job)
     task, vocabulary = chosen_task(this.task), Vocabulary(this.vocabulary)
-    shard = task.shards(this.split)[this.index]
+    shard = Shard(**{**this.shard, "locator": tuple(this.shard["locator"])})
     examples: list[Example] = []
     rejected: list[dict[str, Any]] = []
     rows_read = -1

@@ -123,3 +123,17 @@ def test_ray_data_prepares_the_same_bytes(
     tree = tiny_config(new_workspace, "prepare", *given)
     on_ray = prepare(tree, Workspace(new_workspace), ray.map_shards, SilentReporter())
     assert contents(on_ray.caches) == contents({last: prepared.caches[last]})
+
+
+def test_a_vocabulary_takes_a_bounded_part_of_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixtura.platform.orchestration import prepare as module
+    from mixtura.tasks import get_task
+
+    tasks = [get_task("python_docs_span_corruption"), get_task("python_docs_module")]
+    whole = [list(module._texts_of(task)) for task in tasks]
+    monkeypatch.setattr(module, "_VOCABULARY_BYTES", 20_000)
+    texts = list(module._training_texts(tasks))
+    first = [text for text in texts if text in whole[0][: len(texts)]]
+    assert texts[: len(first)] == whole[0][: len(first)]
+    assert texts[len(first) :] == whole[1][: len(texts) - len(first)]
+    assert 20_000 <= sum(len(text.encode()) for text in texts) < 20_000 + 2 * max(map(len, texts))
