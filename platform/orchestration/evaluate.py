@@ -61,6 +61,8 @@ class EvaluationJob:
     limit: int | None = None
     """At most so many examples, chosen by chance and the same for every checkpoint."""
     baselines: bool = False
+    training: str = ""
+    """Cache of the task whose training outputs are baselines; none if empty."""
     checkpoint: str = ""
     answers: str = ""
     """File for what the checkpoint answered, as JSON lines."""
@@ -86,12 +88,17 @@ def jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[Ev
 def final_jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[EvaluationJob]:
     """What is measured once, on the best checkpoint: each task's whole test split, or its whole validation split where
     the answers of the test split are not public."""
+    tasks = tasks_of(config)
+    trained = {judge: name for name, task in tasks.items() for judge in task.evaluated_by}
+    trained |= {name: name for name, task in tasks.items() if task.trained}
     jobs = []
     for name, splits in _judged_splits(config, prepared).items():
         if splits:
             split = "test" if "test" in splits else "validation"
             job = _job(config, prepared, name, split, threads)
-            jobs.append(replace(job, named=split if split == "test" else WHOLE_VALIDATION, baselines=True))
+            named = split if split == "test" else WHOLE_VALIDATION
+            training = str(prepared.caches[trained[name]]) if name in trained else ""
+            jobs.append(replace(job, named=named, baselines=True, training=training))
     return jobs
 
 
@@ -127,7 +134,7 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
     examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)
     baselines: dict[str, Baseline] = {}
     if job.baselines:
-        targets = training_targets(job, vocabulary) if task.trained else Counter()
+        targets = training_targets(Path(job.training), vocabulary) if job.training else Counter()
         baselines = trivial_baselines(task, targets, [example.fields for example in examples])
     texts = _earlier_texts(job, len(examples))
     if texts is not None:
@@ -179,9 +186,9 @@ def load_examples(
     return [examples[place] for place in chosen]
 
 
-def training_targets(job: EvaluationJob, vocabulary: Vocabulary) -> Counter[str]:
+def training_targets(directory: Path, vocabulary: Vocabulary) -> Counter[str]:
     """The most frequent outputs that training saw, as text, with how often. Only those are turned into text."""
-    cache = open_cache(job.cache, "train")
+    cache = open_cache(directory, "train")
     counts: Counter[bytes] = Counter()
     for shard in range(len(cache.shards)):
         for ids in cache.table(shard).column("targets"):

@@ -1,0 +1,147 @@
+"""A run over tasks from files: judges of other tasks, whole validation splits, averages, tasks without data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION, final_jobs_for, jobs_for, training_targets
+from mixtura.platform.orchestration.prepare import Prepared, map_inline, prepare
+from mixtura.platform.orchestration.reporter import SilentReporter
+from mixtura.platform.orchestration.result import benchmark_lines, result_table
+from mixtura.platform.orchestration.tasks import load_recipe
+from mixtura.platform.orchestration.train import train_recipe
+from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.workspace import Run, workspace
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNLI with one of its validation sets, RTE whole, DPR with a test set that has answers."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "MNLI").mkdir()
+    (root / "RTE").mkdir()
+    columns = "index\tsentence1\tsentence2\tgold_label\n"
+    for name, rows in (("train", 30), ("dev_matched", 25)):
+        lines = [f"{at}\tpremise {at}\thypothesis {at}\t{LABELS[at % 3 if at % 2 else 0]}\n" for at in range(rows)]
+        (root / f"MNLI/{name}.tsv").write_text(columns + "".join(lines))
+    for name, rows in (("train", 20), ("dev", 12)):
+        lines = [f"{at}\tfirst {at}\tsecond {at}\t{('entailment', 'not_entailment')[at % 2]}\n" for at in range(rows)]
+        (root / f"RTE/{name}.tsv").write_text(columns.replace("gold_label", "label") + "".join(lines))
+    blocks = "".join(f"Ann saw Bob when he came {at}.\nhe\nAnn,Bob\nBob\n\n" for at in range(9))
+    for name in ("train", "test"):
+        (root / f"{name}.c.txt").write_text(blocks)
+    return root
+
+
+@pytest.fixture(scope="module")
+def given(data: Path, workspace_root: Path, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    vocabulary = next(workspace_root.glob("caches/vocabulary-*/spiece.model"))
+    return [
+        *tiny,
+        "mixture.tasks=[glue_mnli, glue_rte, dpr]",
+        f"data.root={data}",
+        f"vocabulary.path={vocabulary}",
+        f"run.root={tmp_path_factory.mktemp('evaluate') / 'runs'}",
+        "run.name=files",
+        "executor.kind=inline",
+        "evaluation.examples=5",
+    ]
+
+
+@pytest.fixture(scope="module")
+def prepared(given: list[str]) -> Prepared:
+    tree = load_recipe("quickstart", given)
+    return prepare(tree, workspace(tree.run.root), map_inline, SilentReporter())
+
+
+def test_judges_are_prepared_and_tasks_without_data_are_left_out_with_a_line(given: list[str]) -> None:
+    class Lines(SilentReporter):
+        said: list[str] = []  # noqa: RUF012
+
+        def line(self, text: str = "") -> None:
+            self.said.append(text)
+
+    tree = load_recipe("quickstart", given)
+    made = prepare(tree, workspace(tree.run.root), map_inline, Lines())
+    assert set(made.caches) == {"glue_mnli", "glue_rte", "dpr", "glue_mnli_matched"}
+    assert "glue_mnli_mismatched: there is no data to evaluate it on; it is left out" in Lines.said
+
+
+def test_checkpoints_are_measured_on_validation_and_the_best_one_on_whole_splits(
+    given: list[str], prepared: Prepared
+) -> None:
+    tree = load_recipe("quickstart", given)
+    during = {(job.name, job.split, job.named, job.limit) for job in jobs_for(tree, prepared)}
+    assert during == {
+        ("glue_mnli_matched", "validation", "validation", 5),
+        ("glue_rte", "validation", "validation", 5),
+    }
+    final = {(job.name, job.split, job.named, job.limit) for job in final_jobs_for(tree, prepared)}
+    assert final == {
+        ("glue_mnli_matched", "validation", WHOLE_VALIDATION, None),
+        ("glue_rte", "validation", WHOLE_VALIDATION, None),
+        ("dpr", "test", "test", None),
+    }
+
+
+def test_a_judge_is_compared_with_the_training_outputs_of_the_task_that_it_judges(
+    given: list[str], prepared: Prepared
+) -> None:
+    from mixtura.platform.data.vocabulary import Vocabulary
+
+    (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if "matched" in job.name]
+    counts = training_targets(Path(job.training), Vocabulary(prepared.vocabulary))
+    assert sum(counts.values()) == 30
+    assert counts.most_common(1)[0][0] == "entailment"
+
+
+@pytest.fixture(scope="module")
+def run(given: list[str], prepared: Prepared) -> Iterator[Run]:
+    tree = load_recipe("quickstart", given)
+    train_recipe("quickstart", tree, SilentReporter())
+    yield workspace(tree.run.root).run("files")
+
+
+@pytest.mark.slow
+def test_the_final_table_has_every_row_of_every_split(run: Run) -> None:
+    rows = {(row["task"], row["split"], row["metric"]): row for row in result_table(run)}
+    assert {key: row["rows"] for key, row in rows.items()} == {
+        ("glue_mnli_matched", "validation", "accuracy"): 25,
+        ("glue_rte", "validation", "accuracy"): 12,
+        ("dpr", "test", "accuracy"): 9,
+    }
+    assert rows["glue_mnli_matched", "validation", "accuracy"]["baseline"] >= 50.0
+    assert rows["dpr", "test", "accuracy"]["baseline"] == 100.0
+    (line,) = benchmark_lines(run)
+    assert line.startswith("GLUE ")
+    assert "(1 of 8; missing: glue_cola" in line
+    assert "glue_mnli_mismatched" in line
+
+
+@pytest.mark.slow
+def test_answers_to_the_same_examples_are_judged_again_and_not_asked_again(run: Run, given: list[str]) -> None:
+    tree = load_recipe("quickstart", [*given, "evaluation.examples=null", "run.name=whole"])
+    train_recipe("quickstart", tree, SilentReporter())
+    whole = workspace(tree.run.root).run("whole")
+    results = [record for record in read_events(whole.events) if isinstance(record, EvaluationResult)]
+    best = next(record.step for record in results if record.split == WHOLE_VALIDATION)
+    values: dict[str, set[float]] = {}
+    for record in results:
+        if record.task == "glue_rte" and record.step == best:
+            values.setdefault(record.split, set()).add(record.value)
+    assert values["validation"] == values[WHOLE_VALIDATION]
+    folder = next(whole.predictions.glob(f"step-{best:06d}"))
+    asked, judged = (predictions(folder / f"glue_rte.{split}.jsonl") for split in ("validation", WHOLE_VALIDATION))
+    assert asked == judged
+    assert len(asked) == 12
+
+
+def predictions(path: Path) -> list[Any]:
+    return [json.loads(line)["prediction"] for line in path.read_text(encoding="utf-8").split("\n") if line]
