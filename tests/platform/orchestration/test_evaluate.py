@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,10 @@ def test_a_judge_is_compared_with_the_training_outputs_of_the_task_that_it_judge
 
 
 @pytest.fixture(scope="module")
-def run(given: list[str], prepared: Prepared) -> Iterator[Run]:
+def run(given: list[str], prepared: Prepared) -> Run:
     tree = load_recipe("quickstart", given)
     train_recipe("quickstart", tree, SilentReporter())
-    yield workspace(tree.run.root).run("files")
+    return workspace(tree.run.root).run("files")
 
 
 @pytest.mark.slow
