@@ -25,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mixtura.platform.errors import ConfigError, UnknownNameError
+from mixtura.platform.yaml_files import files_by_split, read_task_file, read_yaml
 
 
 class Effect(StrEnum):
@@ -128,9 +129,7 @@ class MixtureTask(Section):
     @field_validator("files", mode="before")
     @classmethod
     def _one_file_is_a_list(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {split: [one] if isinstance(one, str) else one for split, one in value.items()}
-        return value
+        return files_by_split(value, "files") if isinstance(value, Mapping) else value
 
     @field_validator("options", mode="before")
     @classmethod
@@ -433,15 +432,12 @@ def _read_recipe(recipe: str, beside: Path | None = None) -> tuple[dict[str, Any
         path = Path(recipe) if beside is None else beside / recipe
         if not path.is_file():
             raise ConfigError(f"recipe {recipe!r} is a file by its name, but {path} is not there")
-        text, folder = path.read_text(), path.parent
+        text, folder = path.read_bytes(), path.parent
     else:
         if recipe not in recipe_names():
             raise UnknownNameError("recipe", recipe, recipe_names(), where=" (a file needs a slash or .yaml)")
-        text, folder = (resources.files("mixtura.platform") / "recipes" / f"{recipe}.yaml").read_text(), None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {recipe!r} is not YAML: {error}") from None
+        text, folder = (resources.files("mixtura.platform") / "recipes" / f"{recipe}.yaml").read_bytes(), None
+    values = read_yaml(text, f"recipe {recipe!r}")
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {recipe!r} holds {type(values).__name__}; a recipe is a mapping of sections")
     return values, folder
@@ -465,10 +461,13 @@ def _tasks_by_name(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     given = mixture.get("tasks") if isinstance(mixture, Mapping) else None
     if not isinstance(given, list | Mapping):
         return values
-    named = given if isinstance(given, Mapping) else dict.fromkeys(map(str, given))
-    tasks = dict(
-        _task_of_file(name, own, folder) if is_file(name) else (name, own or {}) for name, own in named.items()
-    )
+    named = given.items() if isinstance(given, Mapping) else [(name, None) for name in given]
+    tasks: dict[str, Any] = {}
+    for name, own in named:
+        key, value = _task_of_file(str(name), own, folder) if is_file(str(name)) else (str(name), own)
+        if key in tasks:
+            raise ConfigError(f"mixture.tasks has {key!r} twice: give one of them another name, or leave it out")
+        tasks[key] = {} if value is None else value
     whole = tasks if isinstance(given, Mapping) else _Whole(tasks)
     return {**values, "mixture": {**values["mixture"], "tasks": whole}}
 
@@ -478,31 +477,10 @@ class _Whole(dict[str, Any]):
 
 
 def _task_of_file(path: str, own: Any, folder: Path) -> tuple[str, dict[str, Any]]:
+    if own is not None and not isinstance(own, Mapping):
+        raise ConfigError(f"mixture.tasks: {path!r} is given {own!r}; write keys below it, for example {{weight: 2}}")
     definition, files = read_task_file(folder / Path(path).expanduser())
     return str(definition["name"]), {"files": files, **(own or {}), "definition": definition}
-
-
-def read_task_file(path: Path) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """A task file in YAML as its definition and the files it reads, by split; paths in it count from its folder."""
-    if not path.is_file():
-        raise ConfigError(f"task file {path} is not there; a task without a slash or .yaml in it is a registered one")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"task file {path} is not YAML: {error}") from None
-    if not isinstance(values, dict) or "name" not in values:
-        raise ConfigError(f"task file {path} must be a mapping with a name, a source, inputs and targets")
-    source = values.pop("source", None)
-    if not isinstance(source, Mapping) or not source:
-        raise ConfigError(
-            f"task file {path}: source must name files by split, for example source: {{train: train.csv}}"
-        )
-    files = {str(split): [one] if isinstance(one, str) else list(one) for split, one in source.items()}
-    return values, {split: [_beside(one, path.parent) for one in names] for split, names in files.items()}
-
-
-def _beside(name: str, folder: Path) -> str:
-    return name if "://" in name else str((folder / Path(name).expanduser()).absolute())
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

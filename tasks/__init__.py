@@ -86,6 +86,10 @@ def _registered() -> tuple[dict[str, Task], dict[str, Mixture]]:
 
 
 def _add(known: dict[str, tuple[Any, str]], found: Iterable[Any], module: ModuleType) -> None:
+    if not isinstance(found, tuple | list) or not all(hasattr(one, "name") for one in found):
+        raise DataError(
+            f"{module.__name__}: TASKS and MIXTURES must be tuples of tasks and mixtures, found {found!r:.80}"
+        )
     for one in found:
         if one.name in known:
             raise ConfigError(f"{one.name!r} is declared in {known[one.name][1]} and in {module.__name__}: rename one")
@@ -104,5 +108,5 @@ def _modules() -> Iterator[ModuleType]:
 def _imported(name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"{what} cannot be used: importing it raised {type(error).__name__}: {error}") from error

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mixtura.platform.data.patterns import INVALID, read_as_pattern
 from mixtura.platform.data.sources import FileSource
 from mixtura.platform.data.task import BadRecord, Rejected, Row, Task
 from mixtura.platform.evaluation.metrics import accuracy
@@ -106,7 +107,8 @@ def _around_pronoun(row: Row) -> list[str]:
 def marked_spans(row: Row) -> Iterator[Row]:
     """A Winograd schema with both spans marked, to whether they mean the same; T5's mixtures do not use this form.
 
-    A span that is not found after its number of words stays unmarked.
+    A span that is not found after its number of words stays unmarked. The released code reads spans as regular
+    expressions, so `The (old) dog` is not found.
 
     >>> spans = {"span1_text": "Ann", "span1_index": 0, "span2_text": "she", "span2_index": 2}
     >>> next(marked_spans({"text": "Ann thought she won .", **spans, "label_name": "True"}))["inputs"]
@@ -121,7 +123,7 @@ def marked_spans(row: Row) -> Iterator[Row]:
 
 def _marked(text: str, span: str, index: int, mark: str) -> str:
     words_before = rf"(?:[^\t\n\f\r ]+[\t\n\f\r ]){{{index}}}"
-    return re.sub(rf"^({words_before})({re.escape(span)})", rf"\1{mark} \2 {mark}", text)
+    return read_as_pattern(rf"^({words_before})({span})").sub(rf"\1{mark} \2 {mark}", text)
 
 
 # Winograd schemas as GLUE has them
@@ -182,10 +184,14 @@ class _Place:
         """What stands between the neighbours, or from the text's start, or to its end; "" if nothing does."""
         if not self.before and not self.after:
             return ""
-        before, after = [re.escape(word) for word in self.before], [re.escape(word) for word in self.after]
+        before, after = self.before, self.after
         forms = ([*before, "(.+)", *after], ["^(.+)", *after], [*before, "(.+)$"])
-        found = (re.search(" ".join(form), text) for form in forms)
-        return next((match[1] for match in found if match), "")
+        try:
+            found = [re.search(" ".join(form), text) for form in forms]
+        except re.error:
+            raise Rejected(INVALID) from None
+        # Neighbours are read as an expression too, as in the released code, and one may be a group of its own.
+        return next((match[1] or "" for match in found if match), "")
 
 
 def _longest_start(words: list[str], other: list[str]) -> list[str]:
@@ -248,15 +254,18 @@ def starred_first_pronoun(row: Row) -> Iterator[Row]:
     """A sentence with the first of its pronoun in stars, to the right candidate.
 
     Only a pronoun between a space and a space, full stop or comma is found: at the sentence's start it stays as it is.
+    The released code reads it as a regular expression, and takes candidates from the end for a negative label.
 
     >>> row = {"sentence": "He left, he said.", "pronoun": "he", "candidates": ["Bob", "Tom"], "label": 1}
     >>> next(starred_first_pronoun(row))
     {'inputs': 'wsc: He left, *he* said.', 'targets': 'Tom'}
     """
-    label, candidates = row["label"], list(row["candidates"])
-    if not 0 <= label < len(candidates):
+    label, candidates = row["label"], row["candidates"]
+    if not isinstance(candidates, list):
+        raise Rejected("candidates are no list")
+    if not -len(candidates) <= label < len(candidates):
         raise Rejected("label is none of the candidates")
-    text = re.sub(rf" ({re.escape(row['pronoun'])})([ .,])", r" *\1*\2", row["sentence"], count=1)
+    text = read_as_pattern(rf" ({row['pronoun']})( |\.|,)").sub(r" *\1*\2", row["sentence"], count=1)
     yield {"inputs": f"wsc: {text}", "targets": candidates[label]}
 
 

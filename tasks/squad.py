@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixtura.platform.data.patterns import read_as_pattern
 from mixtura.platform.data.postprocessors import all_answers
 from mixtura.platform.data.sources import FileSource
 from mixtura.platform.data.task import Rejected, Row, Task
@@ -181,10 +182,7 @@ def _inside(row: Row, name: str, inner: str) -> Any:
 def _occurs(alias: str, context: str) -> bool:
     if _PATTERN_CHARACTERS.isdisjoint(alias):
         return alias in context
-    try:
-        return re.fullmatch(f".*{alias}.*", context) is not None
-    except re.error:
-        raise Rejected("alias is no regular expression") from None
+    return read_as_pattern(f".*{alias}.*").fullmatch(context) is not None
 
 
 def own_target(example: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from mixtura.platform.data.postprocessors import (
 )
 from mixtura.platform.data.preprocessors import UNKNOWN_LABEL, ClassLabel, Renamed, TextToText
 from mixtura.platform.data.sources import FileSource
-from mixtura.platform.data.task import Option, Preprocessor, Row, Task, answer_as_text
+from mixtura.platform.data.task import Option, Preprocessor, Rejected, Row, Task, answer_as_text
 from mixtura.platform.evaluation.metrics import (
     accuracy,
     cb_f1,
@@ -170,7 +170,9 @@ def one_example_an_answer(row: Row) -> Iterator[Row]:
     """
     passage = re.sub("([.?!\"'])\n@highlight\n", r"\1 ", row["passage"]).replace("\n@highlight\n", ". ")
     inputs = f"record query: {row['query']} entities: {', '.join(row['entities'])} passage: {passage}"
-    answers = list(row.get("answers") or ())
+    answers = row.get("answers") or []
+    if not isinstance(answers, list):
+        raise Rejected("answers are no list")
     for target in answers or [UNKNOWN_LABEL]:
         yield {"inputs": inputs, "targets": target, "answers": answers, "idx": row["idx"]}
 

@@ -23,7 +23,7 @@ HOMES = {
     "cloudpickle": (),
 }
 # What a room may import of the others, beside the roots (config, errors, files, random_bits, workspace).
-ROOTS = {"config", "errors", "files", "random_bits", "workspace"}
+ROOTS = {"config", "errors", "files", "random_bits", "workspace", "yaml_files"}
 MAY_IMPORT = {
     "models": {"models"},
     "platform/data": {"platform/data"},

@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _PLAIN_WIDTH = 160
 
@@ -34,16 +35,22 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool 
     if as_json:
         print_json(list(rows))
         return
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        title=Text(title) if title else None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
     names = list(rows[0]) if rows else []
     for name in names:
         number = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(formatted(row[name]) for name in names))
+        table.add_row(*(Text(formatted(row[name])) for name in names))
     console.print(table)
     if notes:
-        console.print(notes, style="dim")
+        console.print(Text(notes, style="dim"))
 
 
 def print_json(value: Any) -> None:

@@ -39,17 +39,19 @@ def list_tasks(as_json: AsJson = False) -> None:
     from mixtura.tasks import get_task, task_names
 
     tasks = [get_task(name) for name in task_names()]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "task": task.name,
             "kind": task.kind if task.trained else "evaluation",
-            "splits": ", ".join(task.splits),
-            "metrics": ", ".join(metric.name for metric in task.metrics) or "-",
+            "splits": list(task.splits),
+            "metrics": [metric.name for metric in task.metrics],
             "size": task.rate_size,
             "description": task.description,
         }
         for task in tasks
     ]
+    if not as_json:
+        rows = [{**row, **{name: ", ".join(row[name]) or "-" for name in ("splits", "metrics")}} for row in rows]
     print_table("Tasks", rows, as_json=as_json)
 
 
@@ -97,8 +99,13 @@ def preview(
     from itertools import takewhile
 
     from mixtura.platform.data.task import RejectedRow
+    from mixtura.platform.errors import UnknownNameError
+    from mixtura.platform.orchestration.tasks import refuse_all_rejected
+    from mixtura.platform.yaml_files import SPLITS
 
     task = _task(name, root, files, options)
+    if split not in SPLITS:
+        raise UnknownNameError("split", split, SPLITS)
     if rows is not None:
         given = [row for _, row in _json_lines(rows, "rows")]
         if wrong := [place for place, row in enumerate(given) if not isinstance(row, dict)]:
@@ -106,6 +113,7 @@ def preview(
         made = task.transform(given, rows.name, split)
     else:
         first = task.shards(split)[0]
+        refuse_all_rejected(task, split)
         made = takewhile(lambda item: item.row < count, task.examples(first))
     for item in made:
         if isinstance(item, RejectedRow):
@@ -139,9 +147,20 @@ def score(
             _refuse(f"line {number} of {predictions} is {json.dumps(text)[:80]}: a prediction is a JSON string")
     if len(rows) != len(texts):
         _refuse(f"{examples} has {len(rows)} examples, but {predictions} has {len(texts)} predictions")
-    answers = [task.postprocess(text, row) for (_, text), (_, row) in zip(texts, rows, strict=True)]
-    targets = [task.answer(row) for _, row in rows]
-    values = {metric.name: float(metric(answers, targets)) for metric in task.metrics}
+    answers, targets = [], []
+    for (number, row), (_, text) in zip(rows, texts, strict=True):
+        try:
+            answers.append(task.postprocess(text, row))
+            targets.append(task.answer(row))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            _refuse(
+                f"line {number} of {examples} is no example of task {task.name!r}, as `mixtura tasks preview` prints "
+                f"them: {type(error).__name__}: {error}"
+            )
+    try:
+        values = {metric.name: float(metric(answers, targets)) for metric in task.metrics}
+    except (AttributeError, TypeError, ValueError) as error:
+        _refuse(f"the examples in {examples} cannot be scored for task {task.name!r}: {error}")
     shown: dict[str, Any] = {name: "nan" if math.isnan(value) else value for name, value in values.items()}
     sys.stdout.write(json.dumps(shown) + "\n")
 
@@ -159,13 +178,14 @@ def _json_line(value: Any) -> str:
 def _task(name: str, root: str | None, files: list[str] | None, options: list[str] | None) -> Task:
     """A registered task, or one from a file, bound to its files and with its options chosen."""
     from mixtura.platform import config
+    from mixtura.platform.yaml_files import files_by_split, read_task_file
     from mixtura.tasks import TaskChoice
 
-    definition, own = config.read_task_file(Path(name).expanduser()) if config.is_file(name) else (None, {})
+    definition, own = read_task_file(Path(name).expanduser()) if config.is_file(name) else (None, {})
     given: dict[str, list[str]] = {}
     for split, path in _pairs(files, "--file"):
         given.setdefault(split, []).append(path)
-    bound = {split: tuple(paths) for split, paths in {**own, **given}.items()}
+    bound = {split: tuple(paths) for split, paths in {**own, **files_by_split(given, "--file")}.items()}
     chosen = dict(_pairs(options, "--option"))
     return TaskChoice(name if definition is None else definition["name"], root, bound, chosen, definition).task()
 
@@ -183,13 +203,16 @@ def _json_lines(path: Path, what: str) -> list[tuple[int, Any]]:
     if not path.is_file():
         _refuse(f"{what} were to be read from {path}, but there is no such file")
     values = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
                     values.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    _refuse(f"line {number} of {path} is not JSON: {error}")
+    except UnicodeDecodeError as error:
+        _refuse(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}, after line {number}")
+    except (json.JSONDecodeError, RecursionError) as error:
+        _refuse(f"line {number} of {path} is not JSON: {error}")
     return values
 
 

@@ -23,10 +23,54 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mixtura.platform.data.postprocessors import ClassIndex
+from mixtura.platform.data.postprocessors import ClassIndex, number
 from mixtura.platform.data.sources import FileSource
 from mixtura.platform.data.task import Metric, Rejected, Row, Task, answer_as_text
 from mixtura.platform.errors import ConfigError, UnknownNameError
+
+CLASS_METRICS = frozenset(
+    [
+        "accuracy",
+        "exact_match",
+        "sequence_accuracy",
+        "all_match",
+        "f1",
+        "macro_f1",
+        "mean_3class_f1",
+        "matthews_corrcoef",
+    ]
+)
+"""Metrics that compare places among labels: `f1` those of two, `mean_3class_f1` of three."""
+
+NUMBER_METRICS = frozenset({"pearson_corrcoef", "spearman_corrcoef"})
+
+TEXT_METRICS = frozenset(
+    [
+        "accuracy",
+        "exact_match",
+        "sequence_accuracy",
+        "all_match",
+        "macro_f1",
+        "squad_em",
+        "squad_f1",
+        "trivia_qa_em",
+        "trivia_qa_f1",
+        "bleu",
+        "rouge1",
+        "rouge2",
+        "rougeL",
+        "rougeLsum",
+        "bootstrap_rouge1",
+        "bootstrap_rouge2",
+        "bootstrap_rougeLsum",
+        "mean_edit",
+        "median_edit",
+        "min_edit",
+        "max_edit",
+        "sum_edit",
+        "name_f1",
+    ]
+)
 
 
 class Definition(BaseModel):
@@ -46,13 +90,30 @@ class Definition(BaseModel):
     size: int | None = Field(default=None, gt=0)
     """Number of training examples that mixing rates are made from; counted if not given."""
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The classes that `labels` makes, in order."""
+        return tuple(dict.fromkeys((self.labels or {}).values()))
+
     @field_validator("labels", mode="before")
     @classmethod
     def _list_of_answers(cls, value: Any) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str):
-            return {str(place): str(answer) for place, answer in enumerate(value)}
-        if isinstance(value, Mapping):
-            return {_as_text(key): str(answer) for key, answer in value.items()}
+            value = dict(enumerate(value))
+        if not isinstance(value, Mapping):
+            return value
+        for answer in value.values():
+            if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+                raise ValueError(f"an answer is {answer!r}: write it in quotes, so that YAML reads it as text")
+        if len(value) < 2:
+            raise ValueError("a choice needs at least two answers; leave labels out where any text is an answer")
+        return {_as_text(key): str(answer) for key, answer in value.items()}
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_differ(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and (not value or len(set(value)) < len(value)):
+            raise ValueError("columns need names that differ")
         return value
 
 
@@ -68,8 +129,13 @@ class Template:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns in braces, in order."""
-        return tuple(name for _, name, _, _ in string.Formatter().parse(self.pattern) if name is not None)
+        """The columns in braces, in order; ValueError for anything else in braces."""
+        names = []
+        for _, name, form, conversion in string.Formatter().parse(self.pattern):
+            if form or conversion:
+                raise ValueError("only the name of a column may stand in braces")
+            names += [] if name is None else [name]
+        return tuple(names)
 
     def text(self, row: Row) -> str:
         """The pattern with the row's values; a row without one of them is rejected."""
@@ -110,9 +176,11 @@ class FilledTemplates:
         """One example of one row."""
         inputs, targets = self.inputs.text(row), self.targets.text(row)
         if self.labels is not None:
-            if targets not in self.labels and targets not in self.labels.values():
+            whole = targets.removesuffix(".0")  # a column of numbers with a gap in it comes as 1.0
+            known = next((text for text in (targets, whole) if text in self.labels), None)
+            if known is None and targets not in self.labels.values():
                 raise Rejected("label is none of the labels")
-            targets = self.labels.get(targets, targets)
+            targets = self.labels[known] if known is not None else targets
         yield {"inputs": inputs, "targets": targets}
 
 
@@ -128,9 +196,12 @@ def task_of(definition: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Tas
     for name in checked.metrics:
         if name not in metrics:
             raise UnknownNameError("metric", name, metrics, f" in task {checked.name!r}")
+    _refuse_unfit_metrics(checked)
     postprocess: Callable[[str, Mapping[str, Any]], Any] = answer_as_text
     if checked.labels is not None:
-        postprocess = ClassIndex(tuple(dict.fromkeys(checked.labels.values())))
+        postprocess = ClassIndex(checked.answers)
+    elif set(checked.metrics) <= NUMBER_METRICS:
+        postprocess = number
     return Task(
         checked.name,
         FileSource(hub={}, headerless=(tuple(checked.columns),) if checked.columns else ()),
@@ -142,6 +213,23 @@ def task_of(definition: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Tas
         postprocess=postprocess,
         rate_size=checked.size,
     )
+
+
+def _refuse_unfit_metrics(definition: Definition) -> None:
+    """A metric that cannot compare such answers would only say so after training."""
+    given, classes = set(definition.metrics), len(definition.answers)
+    if definition.labels is not None:
+        fit, what = CLASS_METRICS - ({"f1"} if classes != 2 else set()), f"one of {classes} labels"
+        fit -= {"mean_3class_f1"} if classes != 3 else set()
+    elif given <= NUMBER_METRICS:
+        return
+    else:
+        fit, what = TEXT_METRICS, "text (there are no labels)"
+    if unfit := sorted(given - fit):
+        raise ConfigError(
+            f"task {definition.name!r}: metric {unfit[0]!r} cannot compare its answers, which are {what}; "
+            f"use {', '.join(sorted(fit))}"
+        )
 
 
 def _template(definition: Definition, field: str) -> Template:

@@ -44,6 +44,9 @@ class TextToText:
     def __call__(self, row: Row) -> Iterator[Row]:
         """One example of one row."""
         pairs = sorted(self.fields.items()) if self.order == "alphabetical" else self.fields.items()
+        for column in self.fields.values():
+            if not isinstance(row[column], str | int | float):
+                raise Rejected(f"field {column!r} is no text")
         named = (f"{name}: {row[column]}" for name, column in pairs)
         kept = row if self.keep is None else {name: row[name] for name in self.keep if name in row}
         yield {**kept, "inputs": " ".join((self.prefix, *named)), "targets": row[self.target]}
@@ -107,9 +110,9 @@ class ClassLabel:
         if isinstance(value, str) and value in self.names:
             return self.names.index(value)
         try:
-            number = int(value)
+            number = float(value)
         except (TypeError, ValueError):
-            number = len(self.names)
-        if not -1 <= number < len(self.names):
+            number = float("nan")
+        if number not in range(-1, len(self.names)):
             raise Rejected("label is none of the classes")
-        return number
+        return int(number)

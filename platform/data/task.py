@@ -136,6 +136,13 @@ class RejectedRow:
     sample: str
 
 
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _name(preprocessor: Preprocessor) -> str:
+    return str(getattr(preprocessor, "__name__", "a preprocessor"))
+
+
 def answer_as_text(text: str, example: Mapping[str, Any]) -> str:  # noqa: ARG001 (others need the example)
     """The postprocess function of tasks whose answer is the model's text itself."""
     return text
@@ -210,6 +217,11 @@ class Task:
         """Version and chosen options: with the same rows, equal identities make equal examples."""
         return "".join([self.version, *(f"+{name}={value}" for name, value in sorted(self.chosen.items()))])
 
+    def check_source(self) -> None:
+        """Raise DataError, with what was looked for and what is there, where a source of files finds none."""
+        if (source := self._files_source) is not None and not self.splits:
+            source.check()
+
     def with_options(self, chosen: Mapping[str, str]) -> Task:
         """The task with other values of its options; unknown names and values are refused with the known ones."""
         task = self
@@ -280,8 +292,12 @@ class Task:
         except Rejected as rejected:
             yield rejected
             return
+        except _MALFORMED as error:
+            # A row of another shape than the others must not end the work on them.
+            yield Rejected(f"row is malformed: {type(error).__name__} in {_name(preprocessors[0])}")
+            return
         if not made:
-            yield Rejected(f"{getattr(preprocessors[0], '__name__', 'a preprocessor')} made nothing of it")
+            yield Rejected(f"{_name(preprocessors[0])} made nothing of it")
 
     def _check(self, fields: Row) -> None:
         needed = ("inputs", "targets") if self.kind == "supervised" else ("text",)

@@ -36,6 +36,7 @@ def task_facts(task: Task, vocabulary: Path | None, limit: int) -> dict[str, Any
 
     Lengths count the EOS that training appends where a vocabulary is given, and are words otherwise.
     """
+    task.check_source()
     unit, count = ("tokens", _token_counter(vocabulary)) if vocabulary else ("words", _count_words)
     splits = {split: _read(task, split, limit) for split in task.splits}
     first = splits.get("train") or next(iter(splits.values()), _Split())

@@ -17,7 +17,7 @@ from mixtura.platform.errors import ConfigError, DataError
 from mixtura.tasks import TaskChoice, named_mixtures, task_names
 from mixtura.tasks.mixtures import expand, written_rates
 
-_ROWS_TRIED = 200
+_ROWS_TRIED = 10_000
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Config:
@@ -34,6 +34,10 @@ def expanded(config: Config) -> Config:
     A task reached on several ways has the sum of their weights. Tasks that are never trained on have weight 0.
     """
     given = config.mixture.tasks
+    for name in {*task_names(), *named_mixtures()} & {name for name, task in given.items() if task.definition}:
+        raise ConfigError(
+            f"the task file of {name!r} has the name of a registered task or mixture: give it another one"
+        )
     own = {name for name, task in given.items() if task.definition is not None}
     for name in given.keys() & named_mixtures().keys():
         if extra := given[name].model_dump(exclude_defaults=True, exclude={"weight"}):
@@ -131,23 +135,9 @@ def refuse_all_rejected(task: Task, split: str) -> None:
     if not rejected:
         raise DataError(f"task {task.name!r}: its {split} split has no rows")
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(row.reason for row in rejected).most_common(3))
-    first = rejected[0]
-    fields = _field_names(first.sample)
+    row = next((row for shard in task.shards(split) for row in task.source.read(shard)), None)
+    fields = f"a row has the fields {', '.join(row)}" if isinstance(row, dict) else f"a record begins {row!r:.120}"
     raise DataError(
-        f"task {task.name!r}: none of the first {len(rejected)} rows of its {split} split can be used ({reasons})"
-        + (f"; a row of {first.origin} has the fields {fields}" if fields else f"; a row begins {first.sample[:80]!r}")
+        f"task {task.name!r}: none of the first {len(rejected)} rows of its {split} split, in {rejected[0].origin}, "
+        f"can be used ({reasons}); {fields}"
     )
-
-
-def _field_names(sample: str) -> str:
-    """Names of the fields of a row of which the beginning is kept as JSON."""
-    decoder, at, names = json.JSONDecoder(), 1, []
-    while sample[:1] == "{" and at < len(sample):
-        try:
-            name, end = decoder.raw_decode(sample, at)
-            names.append(str(name))
-            _, at = decoder.raw_decode(sample, end + 2)
-        except ValueError:
-            break
-        at += 2
-    return ", ".join(names)

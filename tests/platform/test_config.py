@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mixtura.platform import config
-from mixtura.platform.errors import ConfigError, RunError, UnknownNameError
+from mixtura.platform.errors import ConfigError, RequestError, UnknownNameError
 from mixtura.platform.workspace import refuse_changed_identity
 
 
@@ -126,12 +126,17 @@ def test_the_path_of_a_task_file_becomes_the_task_with_its_definition(tmp_path: 
         ("name: [", "is not YAML"),
         ("inputs: a", "must be a mapping with a name"),
         ("name: a\ninputs: b", "source must name files by split"),
+        ("name: a\nsource: {train: 5}", "source.train is 5: name a file, or a list of files"),
+        ("name: a\nsource: {train: null}", "name a file, or a list of files"),
+        ("name: a\nsource: {tarin: a.csv}", "no split 'tarin'"),
+        ("name: a\nname: b\nsource: {train: a.csv}", "'name' is written twice"),
+        ("name: caf\udce9\nsource: {train: a.csv}", "is not UTF-8 text"),
     ],
 )
 def test_a_wrong_task_file_is_answered(tmp_path: Path, text: str | None, answer: str) -> None:
     if text is not None:
-        (tmp_path / "wrong.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=answer):
+        (tmp_path / "wrong.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RequestError, match=answer):
         config.load("quickstart", [f"mixture.tasks=[{tmp_path}/wrong.yaml]"])
 
 
@@ -146,3 +151,12 @@ def test_where_files_lie_may_change_and_what_is_read_may_not(tmp_path: Path) -> 
         assert changed.identity() != base.identity()
     assert (path_of := {change[0] for change in config.changes(base, changed)})
     assert {"mixture.tasks.rte.weight", "mixture.tasks.sst2.weight"} <= path_of
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(TASK_FILE)
+    with pytest.raises(ConfigError, match="mixture.tasks has 'reviews' twice"):
+        config.load("quickstart", [f"mixture.tasks=[{tmp_path}/a.yaml, {tmp_path}/b.yaml]"])
+    with pytest.raises(ConfigError, match="write keys below it"):
+        config.load("quickstart", [f"mixture.tasks={{{tmp_path}/a.yaml: 2}}"])

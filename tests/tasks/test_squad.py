@@ -140,7 +140,7 @@ def test_trivia_qa_s_aliases_are_regular_expressions_in_ascii_lower_case() -> No
         "rome | oslo"
     ]
     assert reason(TRIVIA_QA, trivia_row(["é"], ["É"], [])) == "no answer found in a context"
-    assert reason(TRIVIA_QA, trivia_row(["(paris", "oslo"], ["Oslo"], [])) == "alias is no regular expression"
+    assert reason(TRIVIA_QA, trivia_row(["(paris", "oslo"], ["Oslo"], [])) == "text is no regular expression"
 
 
 @pytest.mark.parametrize(("split", "articles", "questions"), [("validation", 48, 10_570), ("train", 44, 11_877)])

@@ -372,10 +372,47 @@ def test_the_first_pronoun_between_spaces_gets_stars(sentence: str, pronoun: str
     assert made(get_task("dpr"), row) == [{"inputs": f"wsc: {text}", "targets": "Bob"}]
 
 
-@pytest.mark.parametrize("label", [-1, 2])
+@pytest.mark.parametrize("label", [-3, 2])
 def test_a_label_beyond_the_candidates_is_left_out(label: int) -> None:
     row = {"sentence": "Ann ran", "pronoun": "it", "candidates": ["Ann", "Bob"], "label": label}
     assert made(get_task("dpr"), row) == ["label is none of the candidates"]
+
+
+def test_a_negative_label_of_dpr_takes_candidates_from_the_end() -> None:
+    row = {"sentence": "Ann ran", "pronoun": "it", "candidates": ["Ann", "Bob"], "label": -1}
+    assert made(get_task("dpr"), row)[0]["targets"] == "Bob"
+
+
+@pytest.mark.parametrize(
+    ("span", "inputs"),
+    [
+        ("The (old) dog", "wsc text: The (old) dog barked because it was cold ."),
+        ("The .old. dog", "wsc text: * The (old) dog * barked because # it # was cold ."),
+        ("The", "wsc text: * The * (old) dog barked because # it # was cold ."),
+    ],
+)
+def test_spans_are_read_as_regular_expressions(span: str, inputs: str) -> None:
+    text = "The (old) dog barked because it was cold ."
+    row = {"text": text, "span1_text": span, "span1_index": 0, "span2_text": "it", "span2_index": 5, "label": 1}
+    assert made(get_task("super_glue_wsc_marked"), row)[0]["inputs"] == inputs
+
+
+@pytest.mark.parametrize("span", ["C++", "(she", "a{2}+", "(?=x)"])
+def test_spans_that_are_no_regular_expression_are_left_out(span: str) -> None:
+    row = {
+        "text": f"{span} ran",
+        "span1_text": span,
+        "span1_index": 0,
+        "span2_text": "it",
+        "span2_index": 1,
+        "label": 1,
+    }
+    assert made(get_task("super_glue_wsc_marked"), row) == ["text is no regular expression"]
+
+
+def test_a_pronoun_of_dpr_is_read_as_a_regular_expression() -> None:
+    row = {"sentence": "Ann saw bxc .", "pronoun": "b.c", "candidates": ["Ann", "Bob"], "label": 0}
+    assert made(get_task("dpr"), row)[0]["inputs"] == "wsc: Ann saw *bxc* ."
 
 
 def test_blocks_of_text_become_records_and_damaged_ones_are_told() -> None:

@@ -116,6 +116,8 @@ def test_score_and_preview_answer_bad_input(ask: Ask, tmp_path: Path) -> None:
         (("preview", "glue_rte", "--option", "order=up"), "no option 'order'"),
         (("preview", "glue_rte", "--file", "train"), "write NAME=VALUE"),
         (("preview", "python_docs_module", "--split", "dev"), "no split 'dev'"),
+        (("preview", "glue_rte", "--file", "dev=a.tsv"), "no split 'dev' (--file)"),
+        (("score", "squad", "--examples", good, "--predictions", said), "line 1 of"),
     ]
     for arguments, message in cases:
         answer = ask("tasks", *arguments)
@@ -129,6 +131,31 @@ def test_missing_files_are_answered_with_what_was_looked_for(ask: Ask, tmp_path:
     assert answer.code in {1, 2}
     for part in ("CoLA/train.tsv", str(tmp_path)):
         assert part in answer.message
+
+
+def test_show_of_a_folder_without_the_tasks_files_is_answered(ask: Ask, tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "nowhere"):
+        answer = ask("tasks", "show", "super_glue_cb", "--root", str(root))
+        assert answer.code in {1, 2}
+        assert str(root) in answer.message
+
+
+def test_text_of_rows_is_never_read_as_markup(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "[red]s.csv").write_text("a,b\nx,[/b]\ny,[bold]z\n")
+    (tmp_path / "t.yaml").write_text('name: t\nsource: {train: "*.csv"}\ninputs: "{a}"\ntargets: "{b}"\n')
+    page = ask("tasks", "show", str(tmp_path / "t.yaml")).output
+    for part in ("[/b]", "[bold]z", "[red]s.csv"):
+        assert part in page
+
+
+def test_a_file_whose_rows_are_all_unfit_says_which_columns_there_are(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,stars\n" + "long " * 200 + ",5\n")
+    definition = 'name: t\nsource: {train: rows.csv}\ninputs: "{txt}"\ntargets: "{stars}"\n'
+    (tmp_path / "t.yaml").write_text(definition)
+    answer = ask("tasks", "preview", str(tmp_path / "t.yaml"))
+    assert answer.code == 1
+    assert "no field 'txt'" in answer.message
+    assert "a row has the fields text, stars" in answer.message
 
 
 def test_show_tells_sizes_labels_and_lengths(ask: Ask, tmp_path: Path) -> None:

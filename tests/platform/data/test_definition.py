@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from mixtura.platform.data.definition import Template, task_of
+from mixtura.platform.data.definition import (
+    CLASS_METRICS,
+    NUMBER_METRICS,
+    TEXT_METRICS,
+    Template,
+    task_of,
+)
 from mixtura.platform.data.task import Example, RejectedRow, Task
 from mixtura.platform.errors import ConfigError, UnknownNameError
 from mixtura.platform.evaluation.metrics import METRICS
@@ -70,6 +76,15 @@ def test_a_field_may_lie_inside_another_and_have_a_dot_in_its_name() -> None:
         ({"name": "a b"}, ConfigError, "name is 'a b'"),
         ({"metrics": []}, ConfigError, "metrics is \\[\\]"),
         ({"size": 0}, ConfigError, "size is 0"),
+        ({"inputs": "{text:>10}"}, ConfigError, "only the name of a column may stand in braces"),
+        ({"inputs": "{text!r}"}, ConfigError, "only the name of a column may stand in braces"),
+        ({"labels": {1: False, 5: True}}, ConfigError, "an answer is False: write it in quotes"),
+        ({"labels": {}}, ConfigError, "a choice needs at least two answers"),
+        ({"columns": ["a", "a"]}, ConfigError, "columns need names that differ"),
+        ({"metrics": ["squad_f1"]}, ConfigError, "'squad_f1' cannot compare its answers, which are one of 2 labels"),
+        ({"labels": ["a", "b", "c"]}, ConfigError, "'f1' cannot compare its answers, which are one of 3 labels"),
+        ({"labels": None}, ConfigError, "'f1' cannot compare its answers, which are text"),
+        ({"labels": None, "metrics": ["bleu", "record_em"]}, ConfigError, "'record_em' cannot compare"),
     ],
 )
 def test_a_wrong_definition_is_answered(change: dict[str, Any], kind: type[Exception], answer: str) -> None:
@@ -107,3 +122,25 @@ def test_tables_without_a_header_get_their_columns_named(tmp_path: Path) -> None
     task = task_of(definition, METRICS).bound(str(tmp_path), {"train": ("a.csv",)})
     items = [item for shard in task.shards("train") for item in task.examples(shard)]
     assert [item.fields["targets"] for item in items if isinstance(item, Example)] == ["positive", "negative"]
+
+
+def test_a_whole_number_that_comes_as_1_0_is_the_label_1() -> None:
+    assert made(task_of(REVIEWS, METRICS), {"title": "", "text": "", "stars": 1.0})[0]["targets"] == "negative"
+
+
+def test_correlations_compare_answers_as_numbers() -> None:
+    definition = {**REVIEWS, "labels": None, "metrics": ["pearson_corrcoef", "spearman_corrcoef"]}
+    task = task_of(definition, METRICS)
+    assert [task.postprocess(text, {}) for text in ("3.5", "none")] == [3.5, -1.0]
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_every_metric_that_a_definition_may_name_takes_its_answers(name: str) -> None:
+    metric, fits = METRICS[name], []
+    classes = [0, 1, 2] if name == "mean_3class_f1" else [0, 1]
+    for names, answers in ((CLASS_METRICS, classes), (TEXT_METRICS, ["a b", "c"]), (NUMBER_METRICS, [1.0, 2.5])):
+        fits.append(name in names)
+        if name in names:
+            metric([-1 if names is CLASS_METRICS else answers[0], *answers[1:]], answers)
+    grouped = ("record_", "multirc_", "span_")
+    assert any(fits) != name.startswith(grouped)

@@ -89,7 +89,7 @@ def reviews(tmp_path: Path) -> Path:
 
 def test_a_template_with_an_unknown_field_says_which_fields_there_are(reviews: Path) -> None:
     tree = load_recipe("quickstart", [f"mixture.tasks=[{reviews}]"])
-    with pytest.raises(DataError, match=r"task 'reviews': none of the first 2 rows .* no field 'txt'.*text, label"):
+    with pytest.raises(DataError, match=r"task 'reviews': none of the first 2 rows .*no field 'txt'.*text, label"):
         refuse_unusable(tree)
     reviews.write_text(REVIEWS.replace("txt", "text"))
     refuse_unusable(load_recipe("quickstart", [f"mixture.tasks=[{reviews}]"]))
@@ -110,3 +110,10 @@ def test_the_files_of_a_task_may_be_named(tmp_path: Path) -> None:
     assert [item.fields["inputs"] for item in task.examples(shard)] == [  # type: ignore[union-attr]
         "rte sentence1: It rains. sentence2: It is wet."
     ]
+
+
+def test_a_task_file_with_the_name_of_a_registered_task_is_refused(reviews: Path) -> None:
+    for name in ("glue_rte", "glue"):
+        reviews.write_text(REVIEWS.replace("name: reviews", f"name: {name}"))
+        with pytest.raises(ConfigError, match=f"the task file of '{name}' has the name of a registered"):
+            load_recipe("quickstart", [f"mixture.tasks=[{reviews}]"])
