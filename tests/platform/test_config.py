@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mixtura.platform import config
-from mixtura.platform.errors import ConfigError, RequestError, UnknownNameError
+from mixtura.platform.errors import ConfigError, RequestError, RunError, UnknownNameError
 from mixtura.platform.workspace import refuse_changed_identity
 
 
