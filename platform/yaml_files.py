@@ -11,6 +11,7 @@ import yaml
 from mixtura.platform.errors import ConfigError, UnknownNameError
 
 SPLITS = ("train", "validation", "test")
+"""Splits that files may be named for."""
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ examples and rejected rows add up to the rows read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,9 @@ from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
 
 Row = dict[str, Any]
 Preprocessor = Callable[[Row], Iterable[Row]]
+
+SPLITS = ("train", "validation", "test")
+"""Splits that files may be given for."""
 
 _SAMPLE_CHARACTERS = 300
 
@@ -220,7 +224,16 @@ class Task:
     def check_source(self) -> None:
         """Raise DataError, with what was looked for and what is there, where a source of files finds none."""
         if (source := self._files_source) is not None and not self.splits:
-            source.check()
+            with self._named():
+                source.check()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """What a source says of itself, with the name of the task that it is the source of."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"task {self.name!r}: {error}".replace(".NAME.", f".{self.name}.")) from None
 
     def with_options(self, chosen: Mapping[str, str]) -> Task:
         """The task with other values of its options; unknown names and values are refused with the known ones."""
@@ -250,8 +263,10 @@ class Task:
     def shards(self, split: str) -> Sequence[Shard]:
         """The shards of a split; a split that the source does not have is refused."""
         if split not in self.splits:
-            if (source := self._files_source) is not None:
-                source.check()
+            self.check_source()
+            if self._files_source is not None and split in SPLITS and (self.trained or split != "train"):
+                with self._named():
+                    self.source.shards(split)
             raise UnknownNameError("split", split, self.splits, f" in task {self.name!r}")
         return [replace(shard, split=split) for shard in self.source.shards(split)]
 

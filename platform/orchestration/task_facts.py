@@ -124,7 +124,7 @@ def _lengths(name: str, texts: Sequence[str], place: int, task: Task, count: Cou
     """Quantiles, a histogram over equal steps of the logarithm, and the share that the original's limit would cut."""
     parts = (texts[at : at + _ROWS_AT_ONCE] for at in range(0, len(texts), _ROWS_AT_ONCE))
     lengths = np.array([length for part in parts for length in count(part)])
-    edges = np.unique(np.geomspace(1, lengths.max() + 1, _BINS + 1).round().astype(int))
+    edges = np.unique(np.geomspace(max(1, lengths.min()), lengths.max() + 1, _BINS + 1).round().astype(int))
     numbers, _ = np.histogram(lengths, edges)
     limit = task.lengths[place] if task.lengths else None
     return {
