@@ -8,6 +8,8 @@ from pathlib import Path
 from mixtura.platform.tracking.records import Record, TrainPoint
 
 _PREFIX = "loss/"
+_COLORS = 10
+_STYLES = ("-", "--", ":")
 _SMOOTHED = 0.02
 """Share of the run that a point of a curve is the mean of."""
 
@@ -40,16 +42,23 @@ def plot_losses(records: Iterable[Record], title: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=(10, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    ends: list[float] = []
     for number, (task, (steps, losses)) in enumerate(sorted(loss_curves(records).items())):
-        axes.plot(steps, losses, color=f"C{number}", alpha=0.18, linewidth=0.8)
-        width = max(1, round(len(losses) * _SMOOTHED))
-        axes.plot(steps, smoothed(losses, width), color=f"C{number}", linewidth=1.8, label=task)
+        color, style = f"C{number % _COLORS}", _STYLES[number // _COLORS % len(_STYLES)]
+        axes.plot(steps, losses, color=color, alpha=0.15, linewidth=0.8)
+        mean = smoothed(losses, max(1, round(len(losses) * _SMOOTHED)))
+        axes.plot(steps, mean, color=color, linestyle=style, linewidth=1.8, label=task)
+        ends.append(mean[-1])
     axes.set(title=title, xlabel="step", ylabel="cross entropy, nats per target token")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        axes.legend(frameon=False)
+    if ends:
+        # Beside the curves, in the order in which they end: with many tasks it would cover them.
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(range(len(ends)), key=lambda place: -ends[place])
+        named = [handles[place] for place in order], [labels[place] for place in order]
+        figure.legend(*named, loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=130)
