@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixtura.platform.errors import ResourceError
-from mixtura.platform.files import write_json_atomically
+from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.tracking import pages
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
@@ -58,6 +58,9 @@ _STATUS = {"done": "FINISHED", "resumable": "KILLED", "failed": "FAILED"}
 _BATCH = 1000
 
 
+_SQLITE = "sqlite:///"
+
+
 def connect(store_uri: str) -> MlflowClient:
     """A client of a store, which says nothing on the terminal and nothing to anyone else.
 
@@ -76,6 +79,7 @@ def connect(store_uri: str) -> MlflowClient:
     # It logs a traceback of each error that it raises, and what is raised reaches a person in our words.
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
     try:
+        _create_file_store(store_uri)
         client = MlflowClient(store_uri, registry_uri=store_uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -85,6 +89,27 @@ def connect(store_uri: str) -> MlflowClient:
             "check MLFLOW_TRACKING_URI or tracking.uri, or leave both out to use the workspace's own store"
         ) from error
     return client
+
+
+def _create_file_store(store_uri: str) -> None:
+    """Make a SQLite store under another name first: MLflow cannot mend one whose making was cut short, by a kill or a
+    full disk, and would refuse it for ever."""
+    from mlflow import MlflowClient
+
+    path = Path(store_uri.removeprefix(_SQLITE))
+    if not store_uri.startswith(_SQLITE) or path.exists():
+        return
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), "the tracking store is being made", wait=True):
+        if path.exists():
+            return
+        # Another name each time: MLflow remembers what it made under a name, even if the file is gone.
+        made = path.with_name(f".{path.name}.{time.time_ns():x}")
+        try:
+            MlflowClient(f"{_SQLITE}{made}", registry_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
+            made.replace(path)
+        finally:
+            for leftover in path.parent.glob(f"{made.name}*"):
+                leftover.unlink()
 
 
 @dataclass

@@ -243,11 +243,16 @@ def start_on(small_disk: Path, workspace_root: Path, tiny: list[str], ask: Ask) 
 
 
 @pytest.fixture
-def start_anew(small_disk: Path, tiny: list[str]) -> Callable[[], int]:
+def start_anew(small_disk: Path, tiny: list[str]) -> Callable[[], None]:
     """The same in a process of its own, as a person would do it: libraries of this one remember the full disk."""
     command = [sys.executable, "-m", "mixtura", "train", "quickstart", *tiny, *INLINE, *saving_often(small_disk)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src")}
-    return lambda: subprocess.run(command, env=environment, capture_output=True).returncode
+
+    def start() -> None:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+    return start
 
 
 def saving_often(disk: Path) -> list[str]:
@@ -256,7 +261,7 @@ def saving_often(disk: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_full_disk_while_saving_is_one_message_loses_nothing_and_the_same_command_goes_on_after(
-    small_disk: Path, start_on: Callable[[], Answer], start_anew: Callable[[], int]
+    small_disk: Path, start_on: Callable[[], Answer], start_anew: Callable[[], None]
 ) -> None:
     full = start_on()
     run = small_disk / "runs/full"
@@ -264,13 +269,13 @@ def test_a_full_disk_while_saving_is_one_message_loses_nothing_and_the_same_comm
     assert before
     newest = f"the newest is of step {before[-1].step}"
     one_message(full, 1, "the disk is full", str(run / "checkpoints"), "are free", newest, "run the same command")
-    assert Run(run).facts()["status"] == "failed"
+    assert Run(run).facts()["status"] in {"failed", "running"}  # there may be no byte left to say so
     for info in before:
         verify(info.path)
     assert not list((run / "checkpoints").glob(".*partial"))
 
     remount(small_disk, "size=64m")
-    assert start_anew() == 0
+    start_anew()
     after = list_checkpoints(run / "checkpoints")
     assert [info.step for info in after] == list(range(1, 10))
     assert [info.created_s for info in after[: len(before)]] == [info.created_s for info in before]
@@ -278,7 +283,7 @@ def test_a_full_disk_while_saving_is_one_message_loses_nothing_and_the_same_comm
 
 @pytest.mark.slow
 def test_a_disk_without_a_single_free_byte_is_one_message(
-    small_disk: Path, start_on: Callable[[], Answer], start_anew: Callable[[], int]
+    small_disk: Path, start_on: Callable[[], Answer], start_anew: Callable[[], None]
 ) -> None:
     ballast = small_disk / "ballast"
     with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -287,7 +292,7 @@ def test_a_disk_without_a_single_free_byte_is_one_message(
     one_message(start_on(), 1, "the disk is full", str(small_disk))
     ballast.unlink()
     remount(small_disk, "size=64m")
-    assert start_anew() == 0
+    start_anew()
 
 
 def test_a_disk_that_cannot_be_written_is_one_message(small_disk: Path, start_on: Callable[[], Answer]) -> None:

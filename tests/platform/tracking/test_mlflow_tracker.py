@@ -374,3 +374,23 @@ def test_the_state_can_be_read_by_a_person(tmp_path: Path) -> None:
     assert _State.load(tmp_path / "absent.json") == _State()
     positions: Mapping[str, int] = _State().positions
     assert positions == {}
+
+
+def test_a_store_whose_making_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from mixtura.platform.tracking.mlflow_tracker import connect
+
+    uri, search = f"sqlite:///{tmp_path / 'mlflow.db'}", MlflowClient.search_experiments
+
+    def full(self: MlflowClient, **given: Any) -> Any:
+        search(self, **given)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", full)
+    with pytest.raises(ResourceError, match="No space left on device"):
+        connect(uri)
+    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
+    monkeypatch.undo()
+    assert connect(uri).search_experiments()
+    assert (tmp_path / "mlflow.db").is_file()
