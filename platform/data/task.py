@@ -26,9 +26,6 @@ from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
 Row = dict[str, Any]
 Preprocessor = Callable[[Row], Iterable[Row]]
 
-SPLITS = ("train", "validation", "test")
-"""Splits that files may be given for."""
-
 _SAMPLE_CHARACTERS = 300
 
 
@@ -263,10 +260,9 @@ class Task:
     def shards(self, split: str) -> Sequence[Shard]:
         """The shards of a split; a split that the source does not have is refused."""
         if split not in self.splits:
-            self.check_source()
-            if self._files_source is not None and split in SPLITS and (self.trained or split != "train"):
+            if self._files_source is not None and (self.trained or split != "train"):
                 with self._named():
-                    self.source.shards(split)
+                    self.source.shards(split)  # says what was looked for, and what is there
             raise UnknownNameError("split", split, self.splits, f" in task {self.name!r}")
         return [replace(shard, split=split) for shard in self.source.shards(split)]
 

@@ -86,8 +86,8 @@ def counted_sizes(config: Config, caches: Mapping[str, TokenCache], vocabulary: 
 def rate_sizes(config: Config, counted: Mapping[str, int]) -> dict[str, int]:
     """The sizes that rates are made from: those that the recipe gives, else the published ones if `mixture.sizes` is
     `declared` and there are any, else the counted ones. A task without examples has none to declare."""
-    declared = known_sizes(config) if config.mixture.sizes == "declared" else given_sizes(config)
-    return {name: declared.get(name, size) if size else 0 for name, size in counted.items()}
+    known = known_sizes(config)
+    return {name: known.get(name, size) if size else 0 for name, size in counted.items()}
 
 
 def given_sizes(config: Config) -> dict[str, int]:
@@ -95,17 +95,22 @@ def given_sizes(config: Config) -> dict[str, int]:
     return {name: task.size for name, task in config.mixture.tasks.items() if task.size is not None}
 
 
+def declared_sizes(config: Config) -> dict[str, int]:
+    """Sizes that tasks declare, or the recipe in their place."""
+    trained = {name: task.rate_size for name, task in tasks_of(config).items() if task.trained}
+    return {**{name: size for name, size in trained.items() if size is not None}, **given_sizes(config)}
+
+
 def known_sizes(config: Config) -> dict[str, int]:
-    """Sizes that are known without any data, by task."""
-    declared = {name: task.rate_size for name, task in tasks_of(config).items() if task.trained}
-    return {**{name: size for name, size in declared.items() if size is not None}, **given_sizes(config)}
+    """Sizes that rates are made from whatever the data has, by task."""
+    return declared_sizes(config) if config.mixture.sizes == "declared" else given_sizes(config)
 
 
 def task_rates(config: Config, sizes: Mapping[str, int]) -> dict[str, float]:
     """The rates of a recipe, not normalised: scale, cap, temperature, then the task's weight."""
     mixture = config.mixture
     own = {name: mixture.tasks[name] for name in sizes}
-    written = {name: float(size) for name, size in known_sizes(config).items() if name in HARD_CODED}
+    written = {name: float(size) for name, size in declared_sizes(config).items() if name in HARD_CODED}
     rates = rates_of_kind(
         mixture.rates,
         sizes,
@@ -121,7 +126,7 @@ def task_rates(config: Config, sizes: Mapping[str, int]) -> dict[str, float]:
 
 def needs_data(config: Config) -> list[str]:
     """Tasks whose share of the mixture cannot be told without reading their data."""
-    known = known_sizes(config) if config.mixture.sizes == "declared" else given_sizes(config)
+    known = known_sizes(config)
     by_size = config.mixture.rates not in {"equal", "fixed"}
     trained = [name for name, task in tasks_of(config).items() if task.trained]
     own = config.mixture.tasks

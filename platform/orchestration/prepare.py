@@ -80,7 +80,7 @@ def prepare(config: Config, space: Workspace, map_shards: MapShards, reporter: R
     tasks = tasks_of(config)
     for name in [name for name, task in tasks.items() if not has_data(task)]:
         del tasks[name]
-        reporter.line(f"{name}: there is no data to evaluate it on; it is left out")
+        reporter.line(f"{name}: there are no rows with public answers to evaluate it on; it is left out")
     with disk_full_is_an_answer(space.root, "preparing token caches"):
         vocabulary = prepare_vocabulary(config, space, list(tasks.values()), reporter)
         caches = {

@@ -14,7 +14,7 @@ from mixtura.platform import config as configuration
 from mixtura.platform.config import Config, MixtureTask
 from mixtura.platform.data.task import Example, RejectedRow, Task
 from mixtura.platform.errors import ConfigError, DataError
-from mixtura.tasks import TaskChoice, named_mixtures, task_names
+from mixtura.tasks import TaskChoice, get_task, named_mixtures, task_names
 from mixtura.tasks.mixtures import expand, written_rates
 
 _ROWS_TRIED = 10_000
@@ -34,11 +34,11 @@ def expanded(config: Config) -> Config:
     A task reached on several ways has the sum of their weights. Tasks that are never trained on have weight 0.
     """
     given = config.mixture.tasks
-    for name in {*task_names(), *named_mixtures()} & {name for name, task in given.items() if task.definition}:
+    own = {name for name, task in given.items() if task.definition is not None}
+    for name in own & {*task_names(), *named_mixtures()}:
         raise ConfigError(
             f"the task file of {name!r} has the name of a registered task or mixture: give it another one"
         )
-    own = {name for name, task in given.items() if task.definition is not None}
     for name in given.keys() & named_mixtures().keys():
         if extra := given[name].model_dump(exclude_defaults=True, exclude={"weight"}):
             raise ConfigError(
@@ -63,14 +63,9 @@ def expanded(config: Config) -> Config:
         if not task.trained:
             tasks[name] = tasks[name].model_copy(update={"weight": 0.0})
         for judge in task.evaluated_by:
-            options = {key: value for key, value in tasks[name].options.items() if key in get_options(config, judge)}
+            options = {key: value for key, value in tasks[name].options.items() if key in get_task(judge).options}
             tasks.setdefault(judge, MixtureTask(weight=0.0, options=options))
     return config.model_copy(update={"mixture": config.mixture.model_copy(update={"tasks": tasks})})
-
-
-def get_options(config: Config, name: str) -> Mapping[str, Any]:
-    """The options that a registered task has."""
-    return task_of(config, name, MixtureTask()).options
 
 
 def choice_of(config: Config, name: str, given: MixtureTask | None = None) -> TaskChoice:

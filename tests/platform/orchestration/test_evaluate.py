@@ -70,7 +70,7 @@ def test_judges_are_prepared_and_tasks_without_data_are_left_out_with_a_line(giv
     tree = load_recipe("quickstart", given)
     made = prepare(tree, workspace(tree.run.root), map_inline, Lines())
     assert set(made.caches) == {"glue_mnli", "glue_rte", "dpr", "glue_mnli_matched"}
-    assert "glue_mnli_mismatched: there is no data to evaluate it on; it is left out" in Lines.said
+    assert "glue_mnli_mismatched: there are no rows with public answers to evaluate it on; it is left out" in Lines.said
 
 
 def test_checkpoints_are_measured_on_validation_and_the_best_one_on_whole_splits(
