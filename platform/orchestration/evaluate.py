@@ -150,17 +150,20 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
             baselines=baselines,
         )
     if job.answers:
-        write_bytes_atomically(Path(job.answers), write_answers(result).encode())
+        records = [{**record, "decode_length": job.decode_length} for record in result.answers]
+        write_bytes_atomically(Path(job.answers), write_answers(replace(result, answers=records)).encode())
     return asdict(replace(result, answers=[]))
 
 
 def _earlier_texts(job: EvaluationJob, count: int) -> list[str] | None:
-    """What the checkpoint answered before, where it was asked exactly these examples."""
+    """What the checkpoint answered before, where it was asked exactly these examples for answers as long as now."""
     path = Path(job.earlier_answers)
     if not job.earlier_answers or not path.is_file():
         return None
-    texts = [str(json.loads(line)["prediction"]) for line in path.open(encoding="utf-8")]
-    return texts if len(texts) == count else None
+    with open(path, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    same = len(records) == count and all(record.get("decode_length") == job.decode_length for record in records)
+    return [str(record["prediction"]) for record in records] if same else None
 
 
 def load_examples(

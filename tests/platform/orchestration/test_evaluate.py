@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,18 @@ def test_answers_to_the_same_examples_are_judged_again_and_not_asked_again(run: 
     asked, judged = (predictions(folder / f"glue_rte.{split}.jsonl") for split in ("validation", WHOLE_VALIDATION))
     assert asked == judged
     assert len(asked) == 12
+
+
+def test_answers_of_another_length_are_asked_anew(given: list[str], prepared: Prepared, tmp_path: Path) -> None:
+    from mixtura.platform.orchestration.evaluate import _earlier_texts
+
+    (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if job.name == "glue_rte"]
+    earlier = tmp_path / "answers.jsonl"
+    earlier.write_text(json.dumps({"prediction": "entailment", "decode_length": job.decode_length}) + "\n")
+    job = replace(job, earlier_answers=str(earlier))
+    assert _earlier_texts(job, 1) == ["entailment"]
+    assert _earlier_texts(job, 2) is None
+    assert _earlier_texts(replace(job, decode_length=job.decode_length + 1), 1) is None
 
 
 def predictions(path: Path) -> list[Any]:
