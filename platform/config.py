@@ -39,6 +39,7 @@ class Effect(StrEnum):
 STREAM, MATHEMATICS, FREE = Effect.STREAM, Effect.MATHEMATICS, Effect.FREE
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -119,6 +120,12 @@ class MixtureTask(Section):
     """Number of examples that the rate is made from, in place of the declared or counted one."""
     rate: Annotated[float | None, STREAM] = Field(default=None, ge=0)
     """A number in place of what the size makes: neither cap nor temperature touches it; the weight multiplies it."""
+    first_examples: Annotated[int | None, STREAM] = Field(default=None, gt=0)
+    """Hold the task to its first examples, in the order of its files (the paper's study of repeated data)."""
+    first_tokens: Annotated[int | None, STREAM] = Field(default=None, gt=0)
+    """Hold the task to its first tokens, likewise."""
+    repeats: Annotated[float | None, STREAM] = Field(default=None, gt=0)
+    """Most passes over this task's examples, in place of `mixture.repeats`."""
     options: Annotated[dict[str, str], STREAM] = Field(default_factory=dict)
     """The task's named choices, for example `field_order: premise_first`; see `mixtura tasks show NAME`."""
     definition: Annotated[dict[str, Any] | None, STREAM] = None
@@ -142,16 +149,29 @@ class MixtureSection(Section):
 
     tasks: dict[str, MixtureTask] = Field(min_length=1)
     """Names of tasks and of mixtures, and paths of task files in YAML, each with what is particular to it here."""
-    rates: Annotated[Literal["proportional", "paper", "released", "equal", "fixed"], STREAM] = "proportional"
+    rates: Annotated[Literal["proportional", "paper", "released", "equal", "fixed", "unimax"], STREAM] = "proportional"
     """`proportional`: in proportion to the number of examples; `paper`: so too, but data that two tasks share counts
     once; `released`: as the original code has them, fixed for GLUE and SuperGLUE; `equal`: all alike; `fixed`: the
-    weights as they stand."""
+    weights as they stand; `unimax`: as equal as `repeats` allows over `budget` draws."""
     sizes: Annotated[Literal["declared", "counted"], STREAM] = "declared"
     """Numbers of examples: the published ones, counted where there is none, or all counted."""
     temperature: Annotated[float, STREAM] = Field(default=1.0, gt=0)
     """Rates are raised to 1/temperature: 1 is proportional, large is nearly equal."""
     maximum: Annotated[int | None, STREAM] = Field(default=2**21, gt=0)
     """K: no task counts for more examples than this; applied before the temperature."""
+    repeats: Annotated[float | None, STREAM] = Field(default=None, gt=0)
+    """Most passes over any task's examples; a task that has reached it is not drawn any more, the others go on."""
+    budget: Annotated[int | None, STREAM] = Field(default=None, gt=0)
+    """Examples that the run is to draw in all, which `rates: unimax` divides."""
+
+    @model_validator(mode="after")
+    def _unimax_has_its_numbers(self) -> Self:
+        if self.rates == "unimax" and (self.budget is None or self.repeats is None):
+            raise ValueError(
+                "rates: unimax divides mixture.budget (examples to draw in all) so that no task is passed over more "
+                f"than mixture.repeats times; found budget {self.budget} and repeats {self.repeats}: give both"
+            )
+        return self
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -168,6 +188,19 @@ class DataSection(Section):
     """Folder or bucket with the public tasks' original files; their public homes if not given."""
     inputs_length: Annotated[int, STREAM] = Field(default=512, ge=8)
     targets_length: Annotated[int, STREAM] = Field(default=114, ge=4)
+    """Most tokens of an example's targets with EOS; also the decoder's row where `decoder_row` says nothing else."""
+    decoder_row: Annotated[int | Literal["measured"] | None, STREAM] = None
+    """Decoder positions of a packed row, where tasks with short targets would leave most of `targets_length` empty:
+    a number, or `measured`, which takes the length that costs the fewest positions for each example and trims none."""
+    features: Annotated[Literal["encoder_decoder", "prefix_lm", "lm"], STREAM] = "encoder_decoder"
+    """What rows are made for: an encoder and a decoder, or one stack that reads inputs and targets in one row."""
+    chunks: Annotated[Literal["contiguous", "original"], STREAM] = "contiguous"
+    """How unsupervised text is cut: a shard's text in order; or as the original code, 128 documents at a time with
+    their short tails, and each document by itself for the objectives that do not concatenate."""
+    draws: Annotated[Literal["exact", "sampled"], STREAM] = "exact"
+    """Each task's count within one of its share; or an independent draw for each example, as the original code."""
+    drop_overlap: Annotated[int | None, STREAM] = Field(default=None, ge=1)
+    """Leave out unsupervised pieces that hold an n-gram of so many words of an evaluation example; off if not given."""
     packing: Annotated[Literal["none", "greedy", "best_fit"], STREAM] = "best_fit"
     """One example a row, SeqIO's greedy packing, or best fit within a block."""
     noise_density: Annotated[float, STREAM] = Field(default=0.15, gt=0, lt=1)
@@ -188,6 +221,31 @@ class DataSection(Section):
     """Shards that Ray Data prepares at the same time."""
     prefetch_blocks: Annotated[int, FREE] = Field(default=16, ge=1)
     """Blocks of each of its lanes in one window of a worker's Ray Data pipeline; so far it is ahead."""
+    stream_memory: Annotated[str, FREE] = "1GB"
+    """Most memory of the blocks that a worker holds or has under way; fewer are built ahead where it is less."""
+    prepare: Annotated[Literal["auto", "before_training", "while_training"], FREE] = "auto"
+    """Prepare every source whole before the first step; or train on an unsupervised source of known size as soon as its
+    first shards are there. `auto` does so where it can, `while_training` refuses where it cannot."""
+    caches: Annotated[str | None, FREE] = None
+    """Folder or bucket of the token caches; `run.root`/caches if not given."""
+    copies: Annotated[str | None, FREE] = None
+    """Folder on each node for local copies of a bucket's caches; one below the temporary folder if not given."""
+    copies_size: Annotated[str, FREE] = "64GB"
+    """Most bytes of local copies on a node; those that were not used for longest go first."""
+
+    @field_validator("stream_memory", "copies_size")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _decoder_row_holds_targets(self) -> Self:
+        if isinstance(self.decoder_row, int) and self.decoder_row < 4:
+            raise ValueError(f"data.decoder_row is {self.decoder_row}: it must be at least 4")
+        if self.decoder_row is not None and self.packing == "none":
+            raise ValueError("data.decoder_row is for packed rows, but data.packing is none: set data.targets_length")
+        return self
 
 
 class OptimizerSection(Section):
@@ -371,6 +429,19 @@ def parse_duration_s(text: str) -> int:
         raise ValueError(f"{text!r} is not a duration: write days, hours, minutes and seconds, for example 3h30m")
     days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as `512MB`, `1.5GB` or `64GiB`.
+
+    >>> parse_bytes("512MB"), parse_bytes("2GiB")
+    (512000000, 2147483648)
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size: write a number with KB, MB, GB or TB, for example 512MB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** (1 + "KMGT".index(unit)))
 
 
 def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Effect, Any]]:

@@ -24,7 +24,7 @@ ONE = 1 << 64
 # Powers are taken in decimal software arithmetic: a C library's pow may differ in the last bit from machine to machine.
 _ARITHMETIC = Context(prec=40)
 
-RATE_KINDS = ("proportional", "paper", "released", "equal", "fixed")
+RATE_KINDS = ("proportional", "paper", "released", "equal", "fixed", "unimax")
 """The kinds of rates that a recipe may name, see `task_rates`."""
 
 _NONE: Mapping[str, float] = MappingProxyType({})

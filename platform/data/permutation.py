@@ -81,6 +81,11 @@ def _feistel(round_keys: UInt64, points: UInt64, widths: UInt64) -> UInt64:
     return np.asarray((high << low_width) | low)
 
 
+def shard_order(key: int, epoch: int, count: int) -> Int64:
+    """The order of a task's shards in an epoch; `key` is the task's."""
+    return order(int(derive(key, epoch, 0)), count)
+
+
 @dataclass(frozen=True)
 class _Epoch:
     """The shards of one epoch in their order, and the position at which each window begins."""
@@ -159,7 +164,7 @@ class EpochOrder:
 
     def _make_epoch(self, epoch: int) -> _Epoch:
         key = int(derive(self._key, epoch))
-        shards = order(int(derive(key, 0)), len(self._rows))
+        shards = shard_order(self._key, epoch, len(self._rows))
         starts = offsets_of(self._rows[shards])[:-1][:: self._window_shards]
         return _Epoch(key, shards, starts)
 

@@ -28,7 +28,7 @@ from mixtura.platform.data.cache import TokenCache, open_cache
 from mixtura.platform.data.mixture import ONE
 from mixtura.platform.data.objectives import Objective, make_objective
 from mixtura.platform.data.packing import PACKINGS, pack, trim_and_append_eos
-from mixtura.platform.data.permutation import EpochOrder
+from mixtura.platform.data.permutation import EpochOrder, shard_order
 from mixtura.platform.data.ragged import Int64, Ragged
 from mixtura.platform.data.schedule import Schedule
 from mixtura.platform.errors import ConfigError, UnknownNameError
@@ -36,6 +36,16 @@ from mixtura.platform.random_bits import derive, key, order
 
 STREAM_VERSION = 1
 """Part of every key: a stream of another version has other batches."""
+
+
+def order_key(seed: int, task: str) -> int:
+    """The key of the order in which a task's examples are visited."""
+    return key("stream", STREAM_VERSION, seed, "order", task)
+
+
+def first_epoch_shards(seed: int, task: str, count: int) -> list[int]:
+    """The shards of a task in the order in which its first epoch visits them, `window_shards` at a time."""
+    return shard_order(order_key(seed, task), 0, count).tolist()
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ class _TaskReader:
             rows = self._cache.pieces(self._length)
         if not any(rows):
             raise ConfigError(f"task {task.name!r} has a rate but no examples in split {task.split!r}: set its rate 0")
-        self._order = EpochOrder(spec.key("order", task.name), rows, spec.window_shards, spec.segment_rows)
+        self._order = EpochOrder(order_key(spec.seed, task.name), rows, spec.window_shards, spec.segment_rows)
         self._key = spec.key("objective", task.name)
         self._window = spec.inputs_length - 1 if task.around_answer else None
 

@@ -56,7 +56,7 @@ INLINE = (
 )
 
 
-def one_message(answer: Answer, code: int, *parts: str) -> None:
+def assert_one_message(answer: Answer, code: int, *parts: str) -> None:
     """The answer is one message with these parts, after which nothing follows."""
     assert answer.code == code, answer
     assert answer.message.startswith("error: ")
@@ -94,7 +94,7 @@ def test_a_bad_request_is_refused_by_name_and_leaves_no_run(
 ) -> None:
     root = tmp_path / "runs"
     answer = ask("train", *given, f"run.root={root}", "executor.kind=inline")
-    one_message(answer, 2, *parts)
+    assert_one_message(answer, 2, *parts)
     assert answer.output == ""
     assert not list(root.glob("*/run.json"))
 
@@ -112,26 +112,28 @@ def test_a_bad_request_is_refused_by_name_and_leaves_no_run(
 def test_a_recipe_file_that_describes_no_run_is_refused(ask: Ask, tmp_path: Path, text: str, part: str) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(text)
-    one_message(ask("train", str(recipe), f"run.root={tmp_path / 'runs'}"), 2, part)
+    assert_one_message(ask("train", str(recipe), f"run.root={tmp_path / 'runs'}"), 2, part)
 
 
 def test_a_file_that_is_no_vocabulary_is_named(ask: Ask, tmp_path: Path) -> None:
     path = tmp_path / "spiece.model"
     path.write_text("not a model")
     given = (f"vocabulary.path={path}", f"run.root={tmp_path / 'runs'}", "executor.kind=inline")
-    one_message(ask("train", "quickstart", *given), 1, str(path), "is not a SentencePiece model")
+    assert_one_message(ask("train", "quickstart", *given), 1, str(path), "is not a SentencePiece model")
     assert not list(tmp_path.glob("runs/*/run.json"))
 
 
 def test_runs_in_a_bucket_are_refused_with_what_to_give(ask: Ask) -> None:
-    one_message(ask("train", "quickstart", "run.root=s3://bucket/runs"), 2, "s3://bucket/runs", "absolute path")
+    assert_one_message(ask("train", "quickstart", "run.root=s3://bucket/runs"), 2, "s3://bucket/runs", "absolute path")
 
 
 def test_an_address_where_no_cluster_answers_is_refused(ask: Ask, tmp_path: Path, tiny: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     given = (*tiny, f"run.root={tmp_path / 'runs'}", f"executor.address=127.0.0.1:{port}")
-    one_message(ask("train", "quickstart", *given), 1, f"no Ray cluster answers at 127.0.0.1:{port}", "ray start")
+    assert_one_message(
+        ask("train", "quickstart", *given), 1, f"no Ray cluster answers at 127.0.0.1:{port}", "ray start"
+    )
 
 
 # ---- checkpoints by name ---------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def test_an_address_where_no_cluster_answers_is_refused(ask: Ask, tmp_path: Path
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(
     ask: Ask, trained: Path, command: list[str], parts: list[str]
 ) -> None:
-    one_message(ask(*command, "--root", str(trained)), 2, *parts)
+    assert_one_message(ask(*command, "--root", str(trained)), 2, *parts)
 
 
 # ---- bytes that changed ----------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def test_a_corrupt_cache_names_the_file_and_the_remedy_and_the_remedy_works(
     flip_a_byte(damaged)
     command = ("train", "quickstart", *tiny, *INLINE, "training.steps=1", f"run.root={root}")
     refused = ask(*command)
-    one_message(refused, 1, damaged.name, str(damaged.parent), "the same command")
+    assert_one_message(refused, 1, damaged.name, str(damaged.parent), "the same command")
     remedy = re.search(r"Run `(rm [^`]+)`", refused.message)
     assert remedy is not None
     subprocess.run(remedy[1], shell=True, check=True)
@@ -213,7 +215,7 @@ def test_training_passes_over_a_checkpoint_with_a_byte_changed_and_says_so(
 def test_predict_refuses_a_checkpoint_with_a_byte_changed(ask: Ask, damaged_run: Path) -> None:
     root = ("--root", str(damaged_run.parent))
     refused = ask("predict", "done@last", "text", *root)
-    one_message(refused, 1, f"step-{STEPS:06d}", "the bytes of model.safetensors changed", "xxh3-128")
+    assert_one_message(refused, 1, f"step-{STEPS:06d}", "the bytes of model.safetensors changed", "xxh3-128")
     assert refused.output == ""
     assert ask("predict", f"done@{SAVED}", "text", *root).code == 0
 
@@ -268,7 +270,9 @@ def test_a_full_disk_while_saving_is_one_message_loses_nothing_and_the_same_comm
     before = list_checkpoints(run / "checkpoints")
     assert before
     newest = f"the newest is of step {before[-1].step}"
-    one_message(full, 1, "the disk is full", str(run / "checkpoints"), "are free", newest, "run the same command")
+    assert_one_message(
+        full, 1, "the disk is full", str(run / "checkpoints"), "are free", newest, "run the same command"
+    )
     assert Run(run).facts()["status"] in {"failed", "running"}  # there may be no byte left to say so
     for info in before:
         verify(info.path)
@@ -289,7 +293,7 @@ def test_a_disk_without_a_single_free_byte_is_one_message(
     with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-    one_message(start_on(), 1, "the disk is full", str(small_disk))
+    assert_one_message(start_on(), 1, "the disk is full", str(small_disk))
     ballast.unlink()
     remount(small_disk, "size=64m")
     start_anew()
@@ -297,7 +301,7 @@ def test_a_disk_without_a_single_free_byte_is_one_message(
 
 def test_a_disk_that_cannot_be_written_is_one_message(small_disk: Path, start_on: Callable[[], Answer]) -> None:
     remount(small_disk, "ro")
-    one_message(start_on(), 1, "Read-only file system", str(small_disk))
+    assert_one_message(start_on(), 1, "Read-only file system", str(small_disk))
 
 
 def remount(disk: Path, option: str) -> None:
@@ -312,8 +316,8 @@ def test_a_port_that_is_taken_is_named(ask: Ask, trained: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         answer = ask("ui", "--root", str(trained), "--port", str(port))
-    one_message(answer, 1, f"port {port} on 127.0.0.1 is taken", "--port")
+    assert_one_message(answer, 1, f"port {port} on 127.0.0.1 is taken", "--port")
 
 
 def test_pages_of_a_folder_without_runs_are_refused(ask: Ask, tmp_path: Path) -> None:
-    one_message(ask("ui", "--root", str(tmp_path)), 2, "has no tracked run yet", "mixtura train quickstart")
+    assert_one_message(ask("ui", "--root", str(tmp_path)), 2, "has no tracked run yet", "mixtura train quickstart")

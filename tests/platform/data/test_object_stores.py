@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,7 +53,7 @@ class Store:
     port: int = 0
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
     store: Store
 
@@ -80,8 +81,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         parsed = urllib.parse.urlsplit(self.path)
         self.handle_path(urllib.parse.unquote(parsed.path), dict(urllib.parse.parse_qsl(parsed.query)))
 
+    @abstractmethod
     def handle_path(self, path: str, query: Mapping[str, str]) -> None:
-        raise NotImplementedError
+        """Answer a request that meets no fault."""
 
     def _answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
