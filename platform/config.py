@@ -209,7 +209,7 @@ class DataSection(Section):
     """End the targets of span corruption with one more sentinel, as the paper's figure shows and the code does not."""
     sentinels: Annotated[int | None, STREAM] = Field(default=100, ge=1)
     """Most spans of an example; null lets the marks run on into word pieces, as the original code does."""
-    block_size: Annotated[int, STREAM] = Field(default=256, ge=1)
+    block_size: Annotated[int, STREAM] = Field(default=512, ge=1)
     """Draws of the mixture in one block, the unit that is built and packed as a whole."""
     lanes: Annotated[int, STREAM] = Field(default=8, ge=1)
     """Fixed number of parallel sequences of blocks; divides the global batch, bounds the number of workers."""

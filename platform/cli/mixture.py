@@ -81,3 +81,44 @@ def show(
     title = f"{mixture.rates} rates, temperature {mixture.temperature:g}, K {mixture.maximum}"
     notes = [*filter(None, [benchmark_shares(tree, rows)]), *notes]
     print_table(f"Mixture of {recipe} over {tree.training.steps} steps ({title})", shown, notes="\n".join(notes))
+
+
+@app.command("overlap")
+def overlap(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    ngram: Annotated[int, typer.Option(help="Words in a row that must be the same.", min=1)] = 13,
+    as_json: AsJson = False,
+) -> None:
+    """Show which evaluation examples occur in the mixture's unsupervised text.
+
+    Example: mixtura mixture overlap quickstart --ngram 13
+    """
+    from mixtura.platform.cli.output import print_json, print_lines, print_table
+    from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.orchestration.overlap import (
+        as_plain,
+        check_overlap,
+        compared,
+        readable_rows,
+        readable_samples,
+        readable_texts,
+    )
+    from mixtura.platform.orchestration.prepare import prepare
+    from mixtura.platform.orchestration.reporter import SilentReporter
+    from mixtura.platform.orchestration.tasks import load_recipe
+    from mixtura.platform.orchestration.train import executor_for
+    from mixtura.platform.workspace import workspace
+
+    tree = load_recipe(recipe, overrides or [])
+    compared(tree)
+    reporter = SilentReporter() if as_json else TerminalReporter()
+    with executor_for(tree) as executor:
+        prepared = prepare(tree, workspace(tree.run.root), executor.map_shards, reporter)
+        report = check_overlap(tree, prepared, executor.map_shards, reporter, ngram)
+    if as_json:
+        print_json(as_plain(report))
+        return
+    title = f"Evaluation examples of {recipe} with {ngram} words in a row of its unsupervised text"
+    print_table(title, readable_rows(report), notes="\n".join(readable_texts(report)))
+    print_lines(*readable_samples(report))

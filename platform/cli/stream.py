@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import functools
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixtura.platform.cli.arguments import AsJson, Overrides, Recipe
+
+if TYPE_CHECKING:
+    from mixtura.platform.config import Config
+    from mixtura.platform.data.task import Task
+    from mixtura.platform.orchestration.show import Shown
 
 app = typer.Typer(help="The mixture stream: what any step sees.", no_args_is_help=True)
 
@@ -28,36 +34,60 @@ def show(
     Example: mixtura stream show quickstart --step 10 --rows 2
     """
     from mixtura.platform.cli.output import print_json, print_lines, print_table
-    from mixtura.platform.data.stream import MixtureStream
-    from mixtura.platform.orchestration.mixture import stream_spec
-    from mixtura.platform.orchestration.prepare import map_inline, prepare
-    from mixtura.platform.orchestration.reporter import SilentReporter
-    from mixtura.platform.orchestration.show import decoded_block, decoded_step, fingerprints
     from mixtura.platform.orchestration.tasks import load_recipe
-    from mixtura.platform.workspace import workspace
 
-    tree = load_recipe(recipe, overrides or [])
-    prepared = prepare(tree, workspace(tree.run.root), map_inline, SilentReporter())
-    stream = MixtureStream(stream_spec(tree, prepared))
+    shown = _opened(load_recipe(recipe, overrides or []), quiet=as_json)
     if fingerprint is not None:
-        hashes = [{"step": at, "fingerprint": text} for at, text in fingerprints(stream, *_range(fingerprint))]
+        hashes = [{"step": at, "fingerprint": text} for at, text in shown.fingerprints(*_range(fingerprint))]
         print_table("Fingerprints of global batches", hashes, as_json=as_json)
         return
-    shown: list[dict[str, Any]]
-    if block is not None:
-        title, shown = f"block {block}", decoded_block(stream, prepared.vocabulary, block)
-    else:
-        title, shown = f"step {step or 0}", decoded_step(stream, prepared.vocabulary, step or 0)
+    title = f"block {block}" if block is not None else f"step {step or 0}"
+    decoded = shown.block(block) if block is not None else shown.step(step or 0)
     if as_json:
-        print_json(shown)
+        print_json(decoded)
         return
-    for row in shown[:rows]:
-        print_lines("", f"{title}, row {row['row']}: {len(row['segments'])} segments")
+    for row in decoded[:rows]:
+        padding = ", ".join(
+            f"{name.replace('_padding', '')} {count}" for name, count in row.items() if "_padding" in name
+        )
+        print_lines("", f"{title}, row {row['row']}: {len(row['segments'])} segments; padding: {padding}")
         for number, segment in enumerate(row["segments"], start=1):
             lengths = f"{segment['inputs_length']} + {segment['targets_length']} tokens"
-            print_lines(f"  [{number}] {segment['task']} ({lengths})")
+            print_lines(f"  [{number}] {segment['task']} ({lengths}), {_origin(segment)}")
             print_lines(f"      inputs   {segment['inputs']}", f"      targets  {segment['targets']}")
-    print_lines("", f"{min(rows, len(shown))} of {len(shown)} rows; --rows N shows more")
+    print_lines("", f"{min(rows, len(decoded))} of {len(decoded)} rows; --rows N shows more")
+
+
+def _opened(tree: Config, *, quiet: bool) -> Shown:
+    """The stream of a recipe, prepared where it is not yet."""
+    from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.data.stream import MixtureStream
+    from mixtura.platform.orchestration.mixture import stream_spec
+    from mixtura.platform.orchestration.places import copies_of
+    from mixtura.platform.orchestration.prepare import map_inline, prepare
+    from mixtura.platform.orchestration.reporter import SilentReporter
+    from mixtura.platform.orchestration.show import Shown
+    from mixtura.platform.orchestration.tasks import tasks_of
+    from mixtura.platform.workspace import workspace
+
+    space = workspace(tree.run.root)
+    reporter = SilentReporter() if quiet else TerminalReporter()
+    prepared = prepare(tree, space, map_inline, reporter)
+    stream = MixtureStream(stream_spec(tree, prepared), copies_of(tree))
+    names = {name: functools.partial(_shard_name, task) for name, task in tasks_of(tree).items()}
+    folder = space.caches / f"stream-{stream.spec.fingerprint}"
+    progress = functools.partial(reporter.progress, "walk to the step", detail="rows of a lane")
+    return Shown(stream, prepared.vocabulary, folder, names, progress)
+
+
+def _shard_name(task: Task, shard: int) -> str:
+    return task.shards("train")[shard].name
+
+
+def _origin(segment: dict[str, Any]) -> str:
+    first, last = segment["rows"]
+    rows = f"row {first}" if first == last else f"rows {first} to {last}"
+    return f"{segment['source']}, {rows}, epoch {segment['epoch']}"
 
 
 def _range(text: str) -> tuple[int, int]:

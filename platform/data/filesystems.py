@@ -2,7 +2,8 @@
 
 A place is a URI, or an absolute path. A bucket's URI may end in the options that pyarrow takes, such as
 `?endpoint_override=127.0.0.1:9000&scheme=http`; the hub is read with the user's own login (`HF_TOKEN`) at
-`HF_ENDPOINT`. Reading over a network tries again where that may help, and then says what to do.
+`HF_ENDPOINT`. Reading and writing over a network try again where that may help, and then say what to do. What is
+written to a bucket is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import xxhash
 
@@ -34,6 +35,7 @@ _NETWORK_BUFFER_BYTES = 4 << 20
 _WHOLE_DIGEST_BYTES = 256 << 20
 _SAMPLE_BYTES = 1 << 20
 _LISTING_AGE_S = 60.0
+_RANGE_BYTES = 32 << 20
 
 _TRANSIENT_WORDS = (
     *("timeout", "timed out", "reset", "broken pipe", "connection aborted", "ends early", "temporarily", "unavailable"),
@@ -99,6 +101,16 @@ def with_path(uri: str, path: str) -> str:
     return f"{head}/{path}{mark}{options}" if head and head != "hf://" else f"{head}{path}"
 
 
+def joined(place: str | Path, *names: str) -> str:
+    """The place of a file or folder below another one.
+
+    >>> joined("s3://bucket/caches?scheme=http", "rte", "manifest.json"), joined(Path("caches"), "rte")
+    ('s3://bucket/caches/rte/manifest.json?scheme=http', 'caches/rte')
+    """
+    path = posixpath.join(split_uri(str(place))[1], *names)
+    return with_path(str(place), path) if is_uri(str(place)) else path
+
+
 def absolute(place: str, root: str | None = None) -> str:
     """A path as the user writes it, below `root` if there is one, as a place that is the same for every process.
 
@@ -132,6 +144,8 @@ def _file_system(base: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), ""
     if base == "hf://":
         return _hub(), ""
+    if base.startswith("s3://"):  # one request for a small file that is written, in place of three
+        base = base + ("&" if "?" in base else "?") + "allow_delayed_open=true"
     try:
         system, bucket = fs.FileSystem.from_uri(base)
     except (ValueError, NotImplementedError) as error:
@@ -167,19 +181,19 @@ def _failures() -> tuple[type[Exception], ...]:
     return (OSError, ValueError, NotImplementedError, *(library.HTTPError for library in libraries))
 
 
-def _attempt(uri: str, action: Callable[[], T]) -> T:
+def _attempt(uri: str, action: Callable[[], T], doing: str = "read") -> T:
     """What `action` gives, tried again after faults of the network that may pass."""
     for delay_s in _RETRY_DELAYS_S:
         try:
             return action()
         except _failures() as error:
             if not is_uri(uri) or not _is_transient(error):
-                raise _unreadable(uri, error) from error
+                raise _refused(uri, error, doing) from error
             time.sleep(delay_s)
     try:
         return action()
     except _failures() as error:
-        raise _unreadable(uri, error) from error
+        raise _refused(uri, error, doing) from error
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -197,18 +211,18 @@ def _is_transient(error: Exception) -> bool:
     return any(word in text for word in _TRANSIENT_WORDS)
 
 
-def _unreadable(uri: str, error: Exception) -> DataError:
+def _refused(uri: str, error: Exception, doing: str) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"cannot read {shown(uri)}: {reason[:400]}\n{_remedy(uri, error)}")
+    return DataError(f"cannot {doing} {shown(uri)}: {reason[:400]}\n{_remedy(uri, error, doing)}")
 
 
-def _remedy(uri: str, error: Exception) -> str:
+def _remedy(uri: str, error: Exception, doing: str) -> str:
     if not is_uri(uri):
         return "check that the file is there and that you may read it"
     if uri.startswith("hf://"):
         return f"{_hub_remedy(error)}; or put the files into a folder or a bucket and name it in data.root"
     if isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error):
-        return "check the credentials, and that they may list and read the bucket"
+        return f"check the credentials, and that they may list and {doing} the bucket"
     if isinstance(error, FileNotFoundError) or "NO_SUCH_BUCKET" in str(error):
         return "check the name of the bucket"
     return "check the network, and the bucket's region or endpoint (such as ?endpoint_override=host:port&scheme=http)"
@@ -353,7 +367,7 @@ class _Resuming(io.RawIOBase):
     def __init__(self, uri: str) -> None:
         self._uri, self._position = uri, 0
         self._file: Any = None
-        self._size = _attempt(uri, self._open)
+        self.size = _attempt(uri, self._open)
 
     def _open(self) -> int:
         system, path = _located(self._uri)
@@ -370,18 +384,23 @@ class _Resuming(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = max(0, start + offset)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), self._size - self._position)
-        if count <= 0:
-            return 0
-        data = _attempt(self._uri, functools.partial(self._read, count))
+        data = self.next(len(buffer))
         buffer[: len(data)] = data
-        self._position += len(data)
         return len(data)
+
+    def next(self, most: int) -> bytes:
+        """The next bytes in one request, without a copy; none at the end."""
+        count = min(most, self.size - self._position)
+        if count <= 0:
+            return b""
+        data = _attempt(self._uri, functools.partial(self._read, count))
+        self._position += len(data)
+        return data
 
     def _read(self, count: int) -> bytes:
         if self._file is None:
@@ -394,7 +413,7 @@ class _Resuming(io.RawIOBase):
             raise
         if not data:
             self._file = None
-            raise OSError(f"the answer ends early, at byte {self._position:,} of {self._size:,}")
+            raise OSError(f"the answer ends early, at byte {self._position:,} of {self.size:,}")
         return data
 
     def close(self) -> None:
@@ -406,6 +425,75 @@ class _Resuming(io.RawIOBase):
 def opened(uri: str) -> io.BufferedReader:
     """The bytes of a file anywhere, to be read from any position."""
     return io.BufferedReader(_Resuming(uri), _NETWORK_BUFFER_BYTES if is_uri(uri) else _LOCAL_BUFFER_BYTES)
+
+
+def read_bytes(uri: str) -> bytes | None:
+    """A small file of a bucket in two requests, or None after one if it is not there."""
+    try:
+        with _Resuming(uri) as file:
+            return file.next(file.size)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+def read_ranges(uri: str) -> Iterator[bytes]:
+    """A large file of a bucket, in one request for every 32 MiB (and one for its size)."""
+    with _Resuming(uri) as file:
+        for _ in range(-(-file.size // _RANGE_BYTES)):
+            yield file.next(_RANGE_BYTES)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Put a small file into a bucket, in place of one that may be there."""
+    _attempt(uri, functools.partial(_write_ranges, uri, io.BytesIO(data)), "write")
+
+
+def write_file(uri: str, file: BinaryIO) -> None:
+    """Put a file of any size into a bucket, from its beginning; a reader sees all of it or none of it."""
+    _attempt(uri, functools.partial(_write_ranges, uri, file), "write")
+
+
+def _write_ranges(uri: str, file: BinaryIO) -> None:
+    system, path = _located(uri)
+    file.seek(0)
+    with system.open_output_stream(path, compression=None) as stream:
+        while data := file.read(_RANGE_BYTES):
+            stream.write(data)
+
+
+def remove(uri: str) -> None:
+    """Remove a file of a bucket, if it is there."""
+    try:
+        _attempt(uri, functools.partial(_remove, uri), "remove")
+    except DataError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+
+
+def _remove(uri: str) -> None:
+    system, path = _located(uri)
+    system.delete_file(path)
+
+
+def files_below(folder: str) -> dict[str, Found]:
+    """All files below a folder of a bucket as they are now, by their path in it."""
+    from pyarrow import fs
+
+    system, path = _located(folder)
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+    found = {}
+    for info in _attempt(folder, functools.partial(system.get_file_info, selector)):
+        name = posixpath.relpath(info.path, path)
+        if info.type == fs.FileType.File:
+            found[name] = Found(joined(folder, name), info.size or 0, str(info.mtime_ns or 0))
+    return found
+
+
+def folders_in(folder: str) -> list[str]:
+    """The names of the folders in a folder of a bucket as they are now."""
+    return [entry.name for entry in _attempt(folder, functools.partial(_entries, folder)) if entry.is_folder]
 
 
 def digest(file: Found) -> str:

@@ -23,13 +23,13 @@ import pyarrow as pa
 
 from mixtura.platform.data.features import (
     PackedRows,
-    encoder_decoder_features,
+    features_of,
     global_fingerprint,
     row_fingerprints,
     segment_tasks,
 )
 from mixtura.platform.data.ragged import Int64, Ragged, offsets_of
-from mixtura.platform.data.stream import MixtureStream, StreamSpec, count_rows, ragged_column
+from mixtura.platform.data.stream import MixtureStream, StreamSpec, count_rows, ragged_column, ragged_columns
 from mixtura.platform.errors import ConfigError, RunError
 
 Int32 = npt.NDArray[np.int32]
@@ -68,7 +68,7 @@ class Batch:
     segment_tasks: Int32
     """[rows, most segments]: task index of segment k + 1 in column k, -1 where there is none"""
     counters: dict[str, Int64]
-    """per task index, of this rank's rows; see `count_rows`"""
+    """per task index, of this rank's rows, see `count_rows`; and `drawn`, the examples of the blocks that it began"""
 
     @property
     def examples(self) -> Int64:
@@ -89,19 +89,17 @@ def batch_fingerprint(parts: Sequence[Batch]) -> str:
 
 def to_batch(spec: StreamSpec, step: int, rows: Int64, packed: pa.Table) -> Batch:
     """Expand packed rows to features."""
-    tasks = ragged_column(packed, "tasks")
-    features = encoder_decoder_features(packed_rows(packed), spec.inputs_length, spec.targets_length)
-    return Batch(step, features, rows, segment_tasks(tasks), count_rows(packed, len(spec.tasks)))
+    columns = ragged_columns(packed)
+    targets_length = spec.targets_length if spec.joined else spec.row_lengths[1]
+    features = features_of(spec.features, packed_rows(columns), spec.inputs_length, targets_length)
+    return Batch(step, features, rows, segment_tasks(columns["tasks"]), count_rows(columns, len(spec.tasks)))
 
 
-def packed_rows(packed: pa.Table) -> PackedRows:
+def packed_rows(columns: Mapping[str, Ragged]) -> PackedRows:
     """The segments of a block's rows."""
-
-    def segments(values: str, lengths: str) -> Ragged:
-        return Ragged(ragged_column(packed, values).values, offsets_of(ragged_column(packed, lengths).values))
-
-    inputs, targets = segments("inputs", "input_lengths"), segments("targets", "target_lengths")
-    return PackedRows(inputs, targets, ragged_column(packed, "tasks"))
+    inputs = Ragged(columns["inputs"].values, offsets_of(columns["input_lengths"].values))
+    targets = Ragged(columns["targets"].values, offsets_of(columns["target_lengths"].values))
+    return PackedRows(inputs, targets, columns["tasks"])
 
 
 class LaneCursor:
@@ -112,6 +110,8 @@ class LaneCursor:
         self._round, self._row = position
         self._blocks = blocks
         self._table: pa.Table | None = None
+        self.begun: list[pa.Table] = []
+        """Blocks of which the first row was taken, since somebody last emptied this list."""
 
     @property
     def position(self) -> Position:
@@ -126,6 +126,7 @@ class LaneCursor:
             here = min(count, len(block) - self._row)
             if here:
                 taken.append(block.slice(self._row, here))
+                self.begun += [block] if self._row == 0 else []
             self._row += here
             count -= here
             if self._row >= len(block):
@@ -166,21 +167,32 @@ class RankStream:
         lanes = np.array([cursor.lane for cursor in self._cursors], dtype=np.int64)
         rows = (lanes[:, None] * spec.rows_per_lane + np.arange(spec.rows_per_lane)).reshape(-1)
         batch = to_batch(spec, self.step, rows, pa.concat_tables(taken))
+        batch.counters["drawn"] = self._newly_drawn()
         self.step += 1
         return batch
 
+    def _newly_drawn(self) -> Int64:
+        """Examples per task index in the blocks that were begun since the last batch."""
+        drawn = np.zeros(len(self.stream.spec.tasks), dtype=np.int64)
+        for cursor in self._cursors:
+            for block in cursor.begun:
+                drawn += np.bincount(ragged_column(block, "tasks").values, minlength=len(drawn))
+            cursor.begun.clear()
+        return drawn
+
     def state(self) -> dict[str, Any]:
         """Where this rank's lanes stand, as JSON values; `merge_states` joins those of all ranks."""
-        return _state(self.stream.spec, self.step, {cursor.lane: cursor.position for cursor in self._cursors})
+        return stream_state(self.stream.spec, self.step, {cursor.lane: cursor.position for cursor in self._cursors})
 
     def in_lanes(self) -> Int64:
         """Examples per task index that were drawn into this rank's blocks and not yet given out."""
         held = [rows for cursor in self._cursors if (rows := cursor.held()) is not None]
         none = np.zeros(len(self.stream.spec.tasks), dtype=np.int64)
-        return sum((count_rows(rows, len(none))["examples"] for rows in held), none)
+        return sum((count_rows(ragged_columns(rows), len(none))["examples"] for rows in held), none)
 
 
-def _state(spec: StreamSpec, step: int, positions: Mapping[int, Position]) -> dict[str, Any]:
+def stream_state(spec: StreamSpec, step: int, positions: Mapping[int, Position]) -> dict[str, Any]:
+    """Where lanes stand before a step, as JSON values."""
     lanes = [[lane, *position] for lane, position in sorted(positions.items())]
     return {"stream": spec.fingerprint, "step": step, "lanes": lanes}
 
@@ -224,21 +236,10 @@ def drawn(stream: MixtureStream, state: Mapping[str, Any]) -> Int64:
     Minus the examples of all batches before the state, this is what the lanes hold.
     """
     tasks = range(len(stream.spec.tasks))
-    complete = min(round_ for _, round_, _ in state["lanes"]) * stream.spec.lanes
-    total = np.array([stream.schedule.drawn_before(task, complete) for task in tasks], dtype=np.int64)
+    complete = min(round_ for _, round_, _ in state["lanes"])
+    before = complete * stream.spec.lanes
+    total = np.array([stream.schedule.drawn_before(task, before) for task in tasks], dtype=np.int64)
     for lane, round_, row in state["lanes"]:
-        for begun in range(complete // stream.spec.lanes, round_ + (row > 0)):
+        for begun in range(complete, round_ + (row > 0)):
             total += np.array(stream.schedule.counts(stream.block_of(begun, lane)), dtype=np.int64)
     return total
-
-
-def state_at(stream: MixtureStream, step: int, blocks: BlockSource | None = None) -> dict[str, Any]:
-    """The state before a step, found by walking each lane's blocks from the start, which builds all of them."""
-    blocks = blocks or InlineBlocks(stream)
-    positions = {}
-    for lane in range(stream.spec.lanes):
-        round_, left = 0, step * stream.spec.rows_per_lane
-        while left and (rows := len(blocks.get(lane, round_))) <= left:
-            round_, left = round_ + 1, left - rows
-        positions[lane] = (round_, left)
-    return _state(stream.spec, step, positions)

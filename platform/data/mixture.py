@@ -138,6 +138,21 @@ def fixed_rates(names: Iterable[str], weights: Mapping[str, float]) -> dict[str,
     return {name: rate if name in weights else 0.0 for name, rate in rates.items()}
 
 
+def unimax_rates(sizes: Mapping[str, float], budget: float, repeats: Mapping[str, float]) -> dict[str, float]:
+    """UniMax (Chung et al. 2023): `budget` draws are shared out evenly, but no task is passed over more than its
+    `repeats` times; what small tasks cannot take goes to the others. The rates are numbers of draws.
+
+    >>> unimax_rates({"c4": 10_000, "rte": 20, "squad": 80}, budget=900, repeats={"c4": 4, "rte": 4, "squad": 4})
+    {'c4': 500.0, 'rte': 80.0, 'squad': 320.0}
+    """
+    left, draws = float(budget), {}
+    by_most = sorted(sizes, key=lambda name: (sizes[name] * repeats[name], name))
+    for place, name in enumerate(by_most):
+        draws[name] = min(left / (len(by_most) - place), sizes[name] * repeats[name])
+        left -= draws[name]
+    return {name: float(draws[name]) for name in sizes}
+
+
 def weighted_rates(rates: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
     """Rates times a weight per task; a task without one keeps its rate.
 
@@ -160,6 +175,8 @@ def task_rates(
     scales: Mapping[str, float] = _NONE,
     shared: Sequence[AbstractSet[str]] = (),
     fixed: Mapping[str, float] = _NONE,
+    budget: float | None = None,
+    repeats: Mapping[str, float] = _NONE,
 ) -> dict[str, float]:
     """The rates of a mixture, not normalised: scale, cap, temperature, then each task's weight.
 
@@ -168,6 +185,7 @@ def task_rates(
         released       `fixed` where it has the task, otherwise as `paper`
         equal          1, whatever the sizes and scales
         fixed          1, so that the weights are the rates; a task without a weight is not drawn
+        unimax         as even as `repeats` allows over `budget` draws
 
     A task of weight 0, such as one for evaluation only, has rate 0 and needs no examples.
 
@@ -194,6 +212,11 @@ def task_rates(
             rates = released_rates(drawn, fixed, maximum, temperature, scales, shared)
         case "equal" | "fixed":
             rates = equal_rates(drawn)
+        case "unimax":
+            missing = [name for name in drawn if name not in repeats]
+            if budget is None or missing:
+                raise ConfigError(f"unimax needs a budget, found {budget}, and repeats, missing for {missing}")
+            rates = unimax_rates(drawn, budget, repeats)
         case _:
             raise UnknownNameError("kind of rates", kind, RATE_KINDS)
     return weighted_rates({name: rates.get(name, 0.0) for name in sizes}, weight)

@@ -15,10 +15,8 @@ noise becomes one sentinel in the inputs, each run of kept text one in the targe
 text and ends in noise, so its targets have no closing sentinel; the paper's figure shows one, and `closing_sentinel`
 adds it. EOS is added later, by the stream.
 
-An objective works on a block of pieces at once. Its randomness comes from one 64-bit key per piece. Pieces are
-contiguous text of one length, cut from documents one after the other without a mark between them, for every
-objective. The released code does so for the objectives with noise. Its prefix LM and deshuffling cut each document by
-itself, and its full language model puts EOS after each document; pieces cannot show where documents end.
+An objective works on a block of pieces at once. Its randomness comes from one 64-bit key per piece. `pieces.py` tells
+how text is cut into pieces; `concatenates` says whether the released code joins documents first.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -100,20 +98,31 @@ def random_segment_lengths(keys: UInt64, items: int, segments: int) -> Int64:
     return np.asarray(np.diff(ends, axis=1))
 
 
+def random_spans(keys: UInt64, length: int, noise_density: float, mean_noise_span_length: float) -> tuple[Int64, Int64]:
+    """The lengths of kept and of noise spans, which alternate, kept first: [keys, spans] each.
+
+    Kept and noise tokens are cut into equally many random spans. Pieces have at least two tokens.
+    """
+    noise, spans = noise_counts(length, noise_density, mean_noise_span_length)
+    spans = min(spans, length - noise)
+    noise_lengths = random_segment_lengths(derive(keys, 0), noise, spans)
+    return random_segment_lengths(derive(keys, 1), length - noise, spans), noise_lengths
+
+
+def _alternating(kept: Int64, noise: Int64) -> Bool:
+    """Which tokens are noise: [pieces, tokens]."""
+    lengths = np.stack([kept, noise], axis=2).reshape(-1)  # kept, noise, kept, noise ... of every piece
+    is_noise = np.tile(np.array([False, True]), len(lengths) // 2)
+    return np.repeat(is_noise, lengths).reshape(len(kept), -1)
+
+
 def random_spans_noise_mask(keys: UInt64, length: int, noise_density: float, mean_noise_span_length: float) -> Bool:
     """Which tokens are noise, for pieces of one length: [keys, length].
 
-    Kept and noise tokens are cut into equally many random spans, which alternate, kept first: so the first token is
-    never noise and the last always is (a piece of one token has no noise).
+    The first token is never noise and the last always is (a piece of one token has no noise).
     """
-    whole = max(length, 2)
-    noise, spans = noise_counts(length, noise_density, mean_noise_span_length)
-    spans = min(spans, whole - noise)
-    noise_lengths = random_segment_lengths(derive(keys, 0), noise, spans)
-    kept_lengths = random_segment_lengths(derive(keys, 1), whole - noise, spans)
-    lengths = np.stack([kept_lengths, noise_lengths], axis=2).reshape(-1)  # kept, noise, kept, noise ... of every piece
-    is_noise = np.tile(np.array([False, True]), len(lengths) // 2)
-    return np.repeat(is_noise, lengths).reshape(len(keys), whole)[:, :length]
+    whole = random_spans(keys, max(length, 2), noise_density, mean_noise_span_length)
+    return _alternating(*whole)[:, :length]
 
 
 def iid_noise_mask(pieces: Ragged, keys: UInt64, noise_density: float) -> Bool:
@@ -121,11 +130,15 @@ def iid_noise_mask(pieces: Ragged, keys: UInt64, noise_density: float) -> Bool:
     return np.asarray(_per_token(uniform, pieces, keys) < noise_density)
 
 
+def random_prefixes(lengths: Int64, keys: UInt64) -> Int64:
+    """For pieces of these lengths a prefix's, uniform in [1, length - 1]; 0 for a piece of one token."""
+    most = np.maximum(lengths - 1, 0)
+    return np.minimum(1 + integers(keys, 0, most).astype(np.int64), most)
+
+
 def random_prefix_mask(pieces: Ragged, keys: UInt64) -> Bool:
-    """The first k tokens of every piece, k uniform in [1, length - 1]; none of a piece of one token: [tokens]."""
-    most = np.maximum(pieces.lengths - 1, 0)
-    prefixes = np.minimum(1 + integers(keys, 0, most).astype(np.int64), most)
-    return np.asarray(_positions(pieces) < np.repeat(prefixes, pieces.lengths))
+    """The tokens of a random prefix of every piece: [tokens]."""
+    return np.asarray(_positions(pieces) < np.repeat(random_prefixes(pieces.lengths, keys), pieces.lengths))
 
 
 def noise_span_to_unique_sentinel(pieces: Ragged, mask: Bool, first_sentinel: int) -> Ragged:
@@ -171,6 +184,11 @@ def permute_tokens(pieces: Ragged, keys: UInt64) -> Ragged:
     return Ragged(pieces.values[np.lexsort((_per_token(bits, pieces, keys), piece_of))], pieces.offsets)
 
 
+def _blank(lengths: Int64) -> Ragged:
+    """Pieces of these lengths, whatever stands in them."""
+    return Ragged(np.zeros(int(lengths.sum()), dtype=np.int32), offsets_of(lengths))
+
+
 def _positions(pieces: Ragged) -> Int64:
     return ranges(np.zeros(len(pieces), dtype=np.int64), pieces.lengths)
 
@@ -192,6 +210,11 @@ def _before(mask: Bool) -> Int64:
 class Objective(Protocol):
     """Turns pieces of text into inputs and targets, both without EOS."""
 
+    concatenates: ClassVar[bool]
+    """Whether the released code joins documents before it cuts them into pieces for this objective."""
+    fixed_lengths: ClassVar[bool]
+    """Whether the lengths of an example follow from its piece's, so that chance has no part in them."""
+
     def piece_length(self, inputs_length: int, targets_length: int) -> int:
         """How many raw tokens a piece has so that its example fits; ConfigError where targets cannot fit."""
         ...
@@ -201,6 +224,10 @@ class Objective(Protocol):
 
         A side may be empty (LM has no inputs): it is an empty sequence here, and one EOS after the stream added it.
         """
+        ...
+
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:
+        """How long the inputs and targets of pieces with these lengths would be, without their tokens."""
         ...
 
 
@@ -216,6 +243,9 @@ class SpanCorruption:
     """end the targets with one more sentinel, as the paper's figure does and the released code does not"""
     sentinels: int | None = 100
     """how many the vocabulary has; None lets ids run on into word pieces, as the released code does"""
+
+    concatenates: ClassVar[bool] = True
+    fixed_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_density(self.noise_density)
@@ -244,21 +274,52 @@ class SpanCorruption:
     def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
         """Pieces of one length are worked on together; most are of one length."""
         lengths = pieces.lengths
+        if len(lengths) and (lengths == lengths[0]).all():
+            return self._corrupt(pieces, keys)
         groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
         examples = [self._corrupt(pieces.take(group), keys[group]) for group in groups]
         place = np.argsort(np.concatenate(groups)) if groups else np.zeros(0, dtype=np.int64)
         inputs, targets = zip(*examples, strict=True) if examples else ([pieces], [pieces])
         return Ragged.concatenate(inputs).take(place), Ragged.concatenate(targets).take(place)
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:  # noqa: ARG002 (only places are random)
+        """A function of the piece's length."""
+        lengths, of_length = np.unique(pieces, return_inverse=True)
+        sides = [self._lengths_of(length) for length in lengths.tolist()]
+        inputs, targets = np.array(sides, dtype=np.int64).reshape(-1, 2)[of_length].T
+        return inputs, targets
+
+    def _lengths_of(self, length: int) -> tuple[int, int]:
+        if length == 1:  # no noise, so no span to close
+            return 1, 1
+        noise, spans = noise_counts(length, self.noise_density, self.mean_noise_span_length)
+        spans = min(spans, length - noise)
+        return length - noise + spans, noise + spans + self.closing_sentinel
+
     def _corrupt(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:
-        length = int(pieces.lengths[0])
-        tokens = pieces.values.reshape(len(pieces), length)
-        mask = random_spans_noise_mask(keys, length, self.noise_density, self.mean_noise_span_length)
-        inputs = noise_span_to_unique_sentinel(pieces, mask.ravel(), self.first_sentinel)
-        if self.closing_sentinel:  # one more kept token, of any id, becomes the closing sentinel
-            tokens, mask = np.pad(tokens, ((0, 0), (0, 1))), np.pad(mask, ((0, 0), (0, 1)))
-            pieces = Ragged(tokens.ravel(), np.arange(len(pieces) + 1) * (length + 1))
-        return inputs, noise_span_to_unique_sentinel(pieces, ~mask.ravel(), self.first_sentinel)
+        count, length = len(pieces), int(pieces.lengths[0])
+        if length == 1:
+            sentinels = np.full(count, self.first_sentinel, dtype=np.int32)
+            return Ragged(pieces.values.astype(np.int32), pieces.offsets), Ragged(sentinels, pieces.offsets)
+        kept, noise = random_spans(keys, length, self.noise_density, self.mean_noise_span_length)
+        is_noise = _alternating(kept, noise).reshape(-1)
+        inputs = self._with_sentinels(pieces.values[~is_noise], np.cumsum(kept, axis=1))
+        ends = np.cumsum(noise, axis=1)
+        places = ends if self.closing_sentinel else ends[:, :-1]
+        targets = self._with_sentinels(pieces.values[is_noise], np.pad(places, ((0, 0), (1, 0))))
+        return inputs, targets
+
+    def _with_sentinels(self, tokens: npt.NDArray[Any], places: Int64) -> Ragged:
+        """As many tokens of every piece, [pieces * tokens], with sentinel k put before the token at `places[:, k]`."""
+        count, spans = places.shape
+        width = len(tokens) // count + spans
+        at = places + np.arange(spans) + np.arange(count)[:, None] * width
+        values = np.empty(count * width, dtype=np.int32)
+        is_text = np.ones(count * width, dtype=np.bool_)
+        is_text[at] = False
+        values[at] = self.first_sentinel - np.arange(spans)
+        values[is_text] = tokens
+        return Ragged(values, np.arange(count + 1) * width)
 
 
 @dataclass(frozen=True)
@@ -275,6 +336,9 @@ class ReplaceSpans:
     noise_density: float = 0.15
     sentinels: int | None = 100
     """how many the vocabulary has; None lets ids run on into word pieces, as the released code does"""
+
+    concatenates: ClassVar[bool] = True
+    fixed_lengths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_density(self.noise_density)
@@ -301,12 +365,20 @@ class ReplaceSpans:
         inputs = noise_span_to_unique_sentinel(pieces, mask, self.first_sentinel)
         return inputs, noise_span_to_unique_sentinel(pieces, ~mask, self.first_sentinel)
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:
+        """Decided by the mask: what is kept and one for each run of noise, and the other way round."""
+        inputs, targets = self.apply(_blank(pieces), keys)
+        return inputs.lengths, targets.lengths
+
 
 @dataclass(frozen=True)
 class DropTokens:
     """Noise is left out of the inputs without a mark, and the targets are the noise alone (`iid_15_d_d`, 512/104)."""
 
     noise_density: float = 0.15
+
+    concatenates: ClassVar[bool] = True
+    fixed_lengths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_density(self.noise_density)
@@ -323,6 +395,11 @@ class DropTokens:
         mask = iid_noise_mask(pieces, keys, self.noise_density)
         return drop_noise_tokens(pieces, mask), drop_noise_tokens(pieces, ~mask)
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:
+        """Decided by the mask."""
+        inputs, targets = self.apply(_blank(pieces), keys)
+        return inputs.lengths, targets.lengths
+
 
 @dataclass(frozen=True)
 class MassStyle:
@@ -330,6 +407,9 @@ class MassStyle:
 
     first_sentinel: int
     noise_density: float = 0.15
+
+    concatenates: ClassVar[bool] = True
+    fixed_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_density(self.noise_density)
@@ -343,6 +423,10 @@ class MassStyle:
         mask = iid_noise_mask(pieces, keys, self.noise_density)
         return noise_token_to_sentinel(pieces, mask, self.first_sentinel), pieces
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:  # noqa: ARG002 (nothing about them is random)
+        """Both as long as the piece."""
+        return pieces, pieces
+
 
 @dataclass(frozen=True)
 class BertStyle:
@@ -355,6 +439,9 @@ class BertStyle:
     first_sentinel: int
     noise_density: float = 0.15
     random_probability: float = 0.1
+
+    concatenates: ClassVar[bool] = True
+    fixed_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_density(self.noise_density)
@@ -374,10 +461,17 @@ class BertStyle:
         inputs = np.where(is_random, FIRST_PIECE + ids.astype(np.int32), masked.values)
         return Ragged(inputs, pieces.offsets), pieces
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:  # noqa: ARG002 (nothing about them is random)
+        """Both as long as the piece."""
+        return pieces, pieces
+
 
 @dataclass(frozen=True)
 class PrefixLM:
     """The piece is cut in two at a uniformly drawn place; the first part is the inputs, the rest the targets."""
+
+    concatenates: ClassVar[bool] = False
+    fixed_lengths: ClassVar[bool] = False
 
     def piece_length(self, inputs_length: int, targets_length: int) -> int:
         """511 for 512/512: a prefix of one token leaves 510 for the targets."""
@@ -390,10 +484,18 @@ class PrefixLM:
         prefix = random_prefix_mask(pieces, keys)
         return drop_noise_tokens(pieces, ~prefix), drop_noise_tokens(pieces, prefix)
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:
+        """The prefix's, and the rest."""
+        prefixes = random_prefixes(pieces, keys)
+        return prefixes, pieces - prefixes
+
 
 @dataclass(frozen=True)
 class Deshuffling:
     """The inputs are the text's tokens in a random order, the targets the text (`all_permute`, 512/512)."""
+
+    concatenates: ClassVar[bool] = False
+    fixed_lengths: ClassVar[bool] = True
 
     def piece_length(self, inputs_length: int, targets_length: int) -> int:
         """511 for 512/512: inputs and targets are both as long as the piece."""
@@ -403,10 +505,17 @@ class Deshuffling:
         """The text permuted, and the text."""
         return permute_tokens(pieces, keys), pieces
 
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:  # noqa: ARG002 (nothing about them is random)
+        """Both as long as the piece."""
+        return pieces, pieces
+
 
 @dataclass(frozen=True)
 class LanguageModel:
     """The whole text is targets; there are no inputs, so an encoder reads nothing but EOS."""
+
+    concatenates: ClassVar[bool] = True
+    fixed_lengths: ClassVar[bool] = True
 
     def piece_length(self, inputs_length: int, targets_length: int) -> int:  # noqa: ARG002 (there are no inputs)
         """511 for targets of 512."""
@@ -415,6 +524,10 @@ class LanguageModel:
     def apply(self, pieces: Ragged, keys: UInt64) -> tuple[Ragged, Ragged]:  # noqa: ARG002 (nothing is random)
         """Nothing, and the text."""
         return Ragged(pieces.values[:0], np.zeros(len(pieces) + 1, dtype=np.int64)), pieces
+
+    def lengths(self, pieces: Int64, keys: UInt64) -> tuple[Int64, Int64]:  # noqa: ARG002 (nothing is random)
+        """Nothing, and the piece's."""
+        return np.zeros_like(pieces), pieces
 
 
 def _check_density(noise_density: float) -> None:

@@ -1,10 +1,11 @@
 """Examples into rows of the model's lengths: trimming, EOS, and which example goes to which row.
 
     none      every example has a row of its own
-    best_fit  the open row with the least room left in which the example fits; a new one if there is none
+    best_fit  the largest examples first, each into the open row with the least room in which it fits
     greedy    SeqIO's: one open row, closed when an example does not fit
 
-Packing happens within one block, so a block stays a function of its number alone.
+Inputs and targets have a room each: an example fits where both of its sides do. Packing happens within one block, so a
+block stays a function of its number alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ from mixtura.platform.data.ragged import Int64, Ragged, offsets_of, ranges
 from mixtura.platform.errors import UnknownNameError
 
 
+def trimmed_lengths(lengths: npt.NDArray[np.integer], length: int | Int64) -> Int64:
+    """Lengths after cutting to length - 1 tokens and appending EOS; `length` may be one for all, or each its own.
+
+    >>> trimmed_lengths(np.array([3, 1, 0]), length=3).tolist()
+    [3, 2, 1]
+    """
+    return np.asarray(np.minimum(lengths, length - 1) + 1, dtype=np.int64)
+
+
 def trim_and_append_eos(sequences: Ragged, length: int, eos_id: int) -> tuple[Ragged, Int64]:
     """Cut to length - 1 tokens and append EOS; also how many tokens each sequence lost.
 
@@ -25,17 +35,24 @@ def trim_and_append_eos(sequences: Ragged, length: int, eos_id: int) -> tuple[Ra
     >>> trimmed.to_lists(), lost.tolist()
     ([[7, 8, 1], [5, 1], [1]], [1, 0, 0])
     """
-    kept = np.minimum(sequences.lengths, length - 1)
-    offsets = offsets_of(kept + 1)
-    values = np.full(int(offsets[-1]), eos_id, dtype=np.int32)
-    values[ranges(offsets[:-1], kept)] = sequences.values[ranges(sequences.offsets[:-1], kept)]
-    return Ragged(values, offsets), sequences.lengths - kept
+    before = sequences.lengths
+    offsets = offsets_of(trimmed_lengths(before, length))
+    values = np.empty(int(offsets[-1]), dtype=np.int32)
+    values[offsets[1:] - 1] = eos_id
+    kept = np.diff(offsets) - 1
+    if len(sequences.values) == int(kept.sum()):  # nothing is cut: everything but the places of EOS is the old values
+        text = np.ones(len(values), dtype=np.bool_)
+        text[offsets[1:] - 1] = False
+        values[text] = sequences.values
+    else:
+        values[ranges(offsets[:-1], kept)] = sequences.values[ranges(sequences.offsets[:-1], kept)]
+    return Ragged(values, offsets), before - kept
 
 
 def pack(name: str, input_lengths: Int64, target_lengths: Int64, inputs_length: int, targets_length: int) -> Int64:
     """The row of every example; rows are numbered in the order in which they were opened.
 
-    >>> pack("best_fit", np.array([6, 5, 4, 2]), np.array([1, 1, 1, 1]), inputs_length=8, targets_length=4).tolist()
+    >>> pack("best_fit", np.array([2, 5, 4, 6]), np.array([1, 1, 1, 1]), inputs_length=8, targets_length=4).tolist()
     [0, 1, 2, 0]
     >>> pack("greedy", np.array([6, 5, 4, 2]), np.array([1, 1, 1, 1]), inputs_length=8, targets_length=4).tolist()
     [0, 1, 2, 2]
@@ -61,50 +78,72 @@ def _greedy(input_lengths: Int64, target_lengths: Int64, inputs_length: int, tar
     return np.array(rows, dtype=np.int64)
 
 
-class _OpenRows:
-    """Rows that may still take an example: their numbers and the room left for inputs and targets."""
-
-    def __init__(self, most: int) -> None:
-        self._rows, self._inputs, self._targets = (np.zeros(most, dtype=np.int64) for _ in range(3))
-        self._count = 0
-
-    def best(self, inputs: int, targets: int) -> int | None:
-        """Where the fitting row with the least room (inputs plus targets) is, the first of equals."""
-        inputs_left, targets_left = self._inputs[: self._count], self._targets[: self._count]
-        fitting = np.flatnonzero((inputs_left >= inputs) & (targets_left >= targets))
-        if not len(fitting):
-            return None
-        return int(fitting[np.argmin(inputs_left[fitting] + targets_left[fitting])])
-
-    def open(self, row: int, inputs_left: int, targets_left: int) -> int:
-        at = self._count
-        self._rows[at], self._inputs[at], self._targets[at] = row, inputs_left, targets_left
-        self._count += 1
-        return at
-
-    def fill(self, at: int, inputs: int, targets: int, least: tuple[int, int]) -> int:
-        """Take an example; a row in which not even the least example fits is closed, the others keep their order."""
-        row = int(self._rows[at])
-        self._inputs[at] -= inputs
-        self._targets[at] -= targets
-        if self._inputs[at] < least[0] or self._targets[at] < least[1]:
-            for column in (self._rows, self._inputs, self._targets):
-                column[at : self._count - 1] = column[at + 1 : self._count]
-            self._count -= 1
-        return row
-
-
 def _best_fit(input_lengths: Int64, target_lengths: Int64, inputs_length: int, targets_length: int) -> Int64:
-    if not len(input_lengths):
-        return np.zeros(0, dtype=np.int64)
-    least = int(input_lengths.min()), int(target_lengths.min())
-    open_rows, rows, opened = _OpenRows(len(input_lengths)), [], 0
-    for inputs, targets in zip(input_lengths.tolist(), target_lengths.tolist(), strict=True):
-        at = open_rows.best(inputs, targets)
-        if at is None:
-            at, opened = open_rows.open(opened, inputs_length, targets_length), opened + 1
-        rows.append(open_rows.fill(at, inputs, targets, least))
-    return np.array(rows, dtype=np.int64)
+    """Best fit decreasing in two dimensions: an example is as large as the larger share that it takes of a side."""
+    count = len(input_lengths)
+    rows = np.empty(count, dtype=np.int64)
+    if not count:
+        return rows
+    room_inputs, room_targets = inputs_length - int(input_lengths.min()), targets_length - int(target_lengths.min())
+    alone = (input_lengths > room_inputs) | (target_lengths > room_targets)  # beside these not even the least would fit
+    lonely = np.flatnonzero(alone)
+    rows[lonely] = np.arange(len(lonely))
+    shared = np.flatnonzero(~alone)
+    inputs, targets = input_lengths[shared], target_lengths[shared]
+    largest_first = np.argsort(-np.maximum(inputs * targets_length, targets * inputs_length), kind="stable")
+    rows[shared[largest_first]] = len(lonely) + np.array(
+        _fill(
+            inputs[largest_first].tolist(),
+            targets[largest_first].tolist(),
+            inputs_length,
+            targets_length,
+            (inputs_length - room_inputs, targets_length - room_targets),
+        ),
+        dtype=np.int64,
+    )
+    return rows
+
+
+def _fill(
+    inputs: list[int], targets: list[int], inputs_length: int, targets_length: int, least: tuple[int, int]
+) -> list[int]:
+    """The row of each example, taken in this order.
+
+    Open rows stand under the room that they have left for inputs; bit n of `occupied` says whether any has room n, so
+    that the next larger room is found in a few operations on one integer.
+    """
+    least_inputs, least_targets = least
+    with_room: list[list[int]] = [[] for _ in range(inputs_length + 1)]
+    targets_left: list[int] = []
+    rows: list[int] = []
+    occupied = 0
+    for need, targets_need in zip(inputs, targets, strict=True):
+        row = -1
+        candidates = occupied >> need << need
+        while candidates:
+            lowest = candidates & -candidates
+            room = lowest.bit_length() - 1
+            here = with_room[room]
+            for place, one in enumerate(here):
+                if targets_left[one] >= targets_need:
+                    row = one
+                    del here[place]
+                    if not here:
+                        occupied ^= lowest
+                    break
+            if row >= 0:
+                break
+            candidates ^= lowest
+        if row < 0:
+            row, room = len(targets_left), inputs_length
+            targets_left.append(targets_length)
+        rows.append(row)
+        left = room - need
+        targets_left[row] -= targets_need
+        if left >= least_inputs and targets_left[row] >= least_targets:
+            with_room[left].append(row)
+            occupied |= 1 << left
+    return rows
 
 
 PACKINGS: dict[str, Callable[[Int64, Int64, int, int], npt.NDArray[np.int64]]] = {

@@ -13,8 +13,9 @@ with arbitrary finite domains").
 
 from __future__ import annotations
 
+import bisect
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,16 @@ from mixtura.platform.errors import ConfigError
 from mixtura.platform.random_bits import IntoUInt64, bits, derive, order
 
 UInt64 = npt.NDArray[np.uint64]
+Int32 = npt.NDArray[np.int32]
 
 _ROUNDS = 8
 _SMALL = 64
 """Up to this count a permutation is the rank among all words, where a Feistel network would be visibly uneven."""
 
 _ONE = np.uint64(1)
+
+_KEPT_ROWS = 1 << 20
+"""Of a window with at most so many rows the order is kept (8 bytes a row); of a larger one it is computed per draw."""
 
 
 def permute(key: IntoUInt64, index: IntoUInt64, count: IntoUInt64) -> UInt64:
@@ -87,95 +92,191 @@ def shard_order(key: int, epoch: int, count: int) -> Int64:
 
 
 @dataclass(frozen=True)
-class _Epoch:
-    """The shards of one epoch in their order, and the position at which each window begins."""
+class Places:
+    """Where draws are: shard and row, epoch and position in it, [draws] each."""
 
-    key: int
     shards: Int64
-    window_starts: Int64
+    rows: Int64
+    epochs: UInt64
+    positions: UInt64
+
+
+_NOWHERE = Places(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint64))
 
 
 @dataclass(frozen=True)
 class _Window:
-    """The segments of one window in their order: shard, first row and key of each; offsets within the window."""
+    """One window of an epoch: its segments in their order (shard, first row, key of each), offsets within the window.
+
+    `rows` holds the whole order, a shard and a row for each place, where the window is small enough to keep it.
+    """
 
     shards: Int64
     first_rows: Int64
     keys: UInt64
     offsets: Int64
+    rows: tuple[Int32, Int32] | None
 
 
 class EpochOrder:
-    """Maps draw j of a task with n rows in shards to a shard and a row: epoch j div n, position j mod n.
+    """Maps draw j of a task to a shard and a row: epoch j div n, position j mod n, with n the rows of all shards.
 
-    Every row comes once in an epoch. Positions before a window's end need the row counts of that window and of the
-    windows before it only.
+    Every row comes once in an epoch. Draws of the first epoch ask only for the row counts of the windows up to their
+    own, in the order in which those come; n is asked for where the first epoch ends.
     """
 
-    def __init__(self, key: int, shard_rows: Sequence[int], window_shards: int, segment_rows: int) -> None:
+    def __init__(
+        self,
+        key: int,
+        shards: int,
+        rows_of: Callable[[int], int],
+        window_shards: int,
+        segment_rows: int,
+        read_ahead: Callable[[list[int]], object] = lambda _: None,
+    ) -> None:
+        """`rows_of` gives a shard's rows, and may wait until they are known; `read_ahead` is told, when a window is
+        begun, the shards that are needed after it."""
         if window_shards < 1 or segment_rows < 1:
             raise ConfigError(
                 f"window_shards and segment_rows must be at least 1, found {window_shards} and {segment_rows}"
             )
-        self._key, self._window_shards, self._segment_rows = key, window_shards, segment_rows
-        self._rows = np.asarray(shard_rows, dtype=np.int64)
-        self.size = int(self._rows.sum())
-        if self.size == 0:
-            raise ConfigError("there is nothing to draw from: no shard has a row")
+        self._key, self._count = key, shards
+        self._window_shards, self._segment_rows = window_shards, segment_rows
+        self._rows_of, self._read_ahead = rows_of, read_ahead
+        self._known: dict[int, int] = {}
+        self._shards = functools.lru_cache(maxsize=4)(functools.partial(shard_order, key, count=shards))
         # a block lies in one epoch and one window, or at a border; tiny tasks go through many epochs in a block
-        self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
-        self._window = functools.lru_cache(maxsize=4)(self._make_window)
+        self._starts_of_later = functools.lru_cache(maxsize=4)(self._window_starts)
+        self._window = functools.lru_cache(maxsize=3)(self._make_window)
+        self._first_starts = [0]
+        self._size: int | None = None
 
-    def split(self, draws: npt.NDArray[np.integer]) -> tuple[UInt64, UInt64]:
-        """Epoch and position of every draw."""
-        epochs, positions = np.divmod(draws.astype(np.uint64), np.uint64(self.size))
-        return epochs, positions
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch."""
+        return -(-self._count // self._window_shards)
 
-    def locate(self, draws: npt.NDArray[np.integer]) -> tuple[Int64, Int64]:
-        """Shard and row of every draw.
+    @property
+    def size(self) -> int:
+        """Rows of an epoch; asks for the row counts of all shards."""
+        if self._size is None:
+            self._advance(None)
+            self._size = self._first_starts[-1]
+            if self._size == 0:
+                raise ConfigError("there is nothing to draw from: no shard has a row")
+        return self._size
 
-        >>> shards, rows = EpochOrder(7, [2, 0, 3], window_shards=2, segment_rows=2).locate(np.arange(5))
-        >>> sorted(zip(shards.tolist(), rows.tolist()))
+    @property
+    def known_size(self) -> int | None:
+        """Rows of an epoch where all shards were asked for already."""
+        return self._size
+
+    def _advance(self, position: int | None) -> bool:
+        """Ask for windows of the first epoch until one ends behind `position`; whether there is such a one."""
+        starts = self._first_starts
+        while position is None or starts[-1] <= position:
+            if len(starts) > self.windows:
+                return False
+            starts.append(starts[-1] + sum(map(self._rows, self._members(0, len(starts) - 1))))
+        return True
+
+    def _rows(self, shard: int) -> int:
+        if shard not in self._known:
+            self._known[shard] = self._rows_of(shard)
+        return self._known[shard]
+
+    def _members(self, epoch: int, window: int) -> list[int]:
+        first = window * self._window_shards
+        members: list[int] = self._shards(epoch)[first : first + self._window_shards].tolist()
+        return members
+
+    def split(self, draw: int) -> tuple[int, int]:
+        """Epoch and position of a draw."""
+        if self._size is None and self._advance(draw):
+            return 0, draw
+        return divmod(draw, self.size)
+
+    def locate(self, first: int, count: int) -> Places:
+        """Where draws first ... first + count - 1 are.
+
+        >>> places = EpochOrder(7, 3, [2, 0, 3].__getitem__, window_shards=2, segment_rows=2).locate(0, 5)
+        >>> sorted(zip(places.shards.tolist(), places.rows.tolist()))
         [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
         """
-        if self.size == 1:
-            return np.full(len(draws), np.flatnonzero(self._rows)[0]), np.zeros(len(draws), dtype=np.int64)
-        epochs, positions = self.split(draws)
-        shards, rows, inside, lengths = (np.zeros(len(draws), dtype=np.int64) for _ in range(4))
-        keys = np.zeros(len(draws), dtype=np.uint64)
-        for epoch, window, here in self._windows(epochs, positions.astype(np.int64)):
-            segments = self._window(epoch, window)
-            offset = positions[here].astype(np.int64) - self._epoch(epoch).window_starts[window]
-            segment = np.searchsorted(segments.offsets, offset, side="right") - 1
-            shards[here], rows[here], keys[here] = (
-                column[segment] for column in (segments.shards, segments.first_rows, segments.keys)
-            )
-            inside[here] = offset - segments.offsets[segment]
-            lengths[here] = np.diff(segments.offsets)[segment]
-        return shards, rows + permute(keys, inside, lengths).astype(np.int64)
+        if self._size == 1:
+            only = next(shard for shard in range(self._count) if self._rows(shard))
+            zeros = np.zeros(count, dtype=np.int64)
+            return Places(zeros + only, zeros, first + np.arange(count, dtype=np.uint64), zeros.astype(np.uint64))
+        parts = list(self._runs(first, count))
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((part.shards, part.rows, part.epochs, part.positions) for part in parts), strict=True)
+        return Places(*(np.concatenate(column) for column in columns)) if parts else _NOWHERE
 
-    def _windows(self, epochs: UInt64, positions: Int64) -> Iterator[tuple[int, int, Int64]]:
-        """Every epoch and window that the draws touch, and which draws those are."""
-        for epoch in np.unique(epochs).tolist():
-            in_epoch = np.flatnonzero(epochs == epoch)
-            windows = np.searchsorted(self._epoch(epoch).window_starts, positions[in_epoch], side="right") - 1
-            for window in np.unique(windows).tolist():
-                yield epoch, window, in_epoch[windows == window]
+    def _runs(self, first: int, count: int) -> Iterator[Places]:
+        """The places of neighbouring draws in one window, run by run."""
+        while count:
+            epoch, position = self.split(first)
+            starts = self._starts(epoch)
+            index = bisect.bisect_right(starts, position) - 1
+            window = self._window(epoch, index)
+            begin = position - starts[index]
+            taken = min(count, int(window.offsets[-1]) - begin)
+            shards, rows = self._inside(window, begin, begin + taken)
+            positions = np.arange(position, position + taken, dtype=np.uint64)
+            yield Places(shards, rows, np.full(taken, epoch, dtype=np.uint64), positions)
+            first, count = first + taken, count - taken
 
-    def _make_epoch(self, epoch: int) -> _Epoch:
-        key = int(derive(self._key, epoch))
-        shards = shard_order(self._key, epoch, len(self._rows))
-        starts = offsets_of(self._rows[shards])[:-1][:: self._window_shards]
-        return _Epoch(key, shards, starts)
+    @staticmethod
+    def _inside(window: _Window, start: int, stop: int) -> tuple[Int64, Int64]:
+        if window.rows is not None:
+            shards, rows = window.rows
+            return shards[start:stop].astype(np.int64), rows[start:stop].astype(np.int64)
+        places = np.arange(start, stop)
+        segments = np.searchsorted(window.offsets, places, side="right") - 1
+        inside = places - window.offsets[segments]
+        lengths = window.offsets[segments + 1] - window.offsets[segments]
+        permuted = permute(window.keys[segments], inside, lengths).astype(np.int64)
+        return window.shards[segments], window.first_rows[segments] + permuted
+
+    def _starts(self, epoch: int) -> list[int]:
+        """Position at which each known window begins; of the first epoch those that were asked for."""
+        return self._first_starts if epoch == 0 else self._starts_of_later(epoch)
+
+    def _window_starts(self, epoch: int) -> list[int]:
+        rows = np.array([self._rows(shard) for shard in range(self._count)], dtype=np.int64)
+        starts: list[int] = offsets_of(rows[self._shards(epoch)])[:-1][:: self._window_shards].tolist()
+        return starts
 
     def _make_window(self, epoch: int, window: int) -> _Window:
-        whole = self._epoch(epoch)
-        key = int(derive(whole.key, 1, window))
-        members = whole.shards[window * self._window_shards : (window + 1) * self._window_shards]
-        counts = -(-self._rows[members] // self._segment_rows)
+        if window + 1 < self.windows or self._size is not None:
+            following = (epoch, window + 1) if window + 1 < self.windows else (epoch + 1, 0)
+            self._read_ahead(self._members(*following))
+        key = int(derive(self._key, epoch, 1, window))
+        members = np.array(self._members(epoch, window), dtype=np.int64)
+        rows = np.array([self._rows(shard) for shard in members.tolist()], dtype=np.int64)
+        counts = -(-rows // self._segment_rows)
         shards = np.repeat(members, counts)
         first_rows = (np.arange(len(shards)) - np.repeat(offsets_of(counts)[:-1], counts)) * self._segment_rows
-        lengths = np.minimum(self._segment_rows, self._rows[shards] - first_rows)
+        lengths = np.minimum(self._segment_rows, np.repeat(rows, counts) - first_rows)
         moved = order(int(derive(key, 0)), len(shards))
         keys = derive(key, 1, np.arange(len(shards)))
-        return _Window(shards[moved], first_rows[moved], keys, offsets_of(lengths[moved]))
+        offsets = offsets_of(lengths[moved])
+        made = _Window(shards[moved], first_rows[moved], keys, offsets, None)
+        if self._segment_rows > _SMALL or int(offsets[-1]) > _KEPT_ROWS:
+            return made
+        whole = np.repeat(made.shards, np.diff(offsets)), _ranked(keys, np.diff(offsets), made.first_rows)
+        return _Window(made.shards, made.first_rows, keys, offsets, (whole[0].astype(np.int32), whole[1]))
+
+
+def _ranked(keys: UInt64, lengths: Int64, firsts: Int64) -> Int32:
+    """The permuted rows of many short segments, one after the other; what `permute` gives for each point alone."""
+    widest = int(lengths.max(initial=0))
+    places = np.arange(widest)
+    inside = places < lengths[:, None]  # [segments, widest]
+    words = bits(keys[:, None], places)
+    words[~inside] = np.iinfo(np.uint64).max
+    by_word = np.argsort(words, axis=1, kind="stable")
+    ranks = np.empty_like(by_word)
+    np.put_along_axis(ranks, by_word, places[None, :], axis=1)
+    return np.asarray((ranks + firsts[:, None])[inside], dtype=np.int32)

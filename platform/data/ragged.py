@@ -59,10 +59,11 @@ class Ragged:
 
     @classmethod
     def from_arrow(cls, array: Any) -> Ragged:
-        """From an Arrow list array (a slice of one too), without a copy of the values."""
-        offsets = array.offsets.to_numpy().astype(np.int64)
+        """From an Arrow list array (a slice of one too), without a copy of the values; offsets of 64 bits that begin
+        at 0 are not copied either."""
+        offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
         values = array.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]]
-        return cls(values, offsets - offsets[0])
+        return cls(values, offsets - offsets[0] if offsets[0] else offsets)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:

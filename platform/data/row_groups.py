@@ -9,6 +9,7 @@ from io import BufferedReader
 from typing import Any
 
 from mixtura.platform.data.containers import HEAD_BYTES, refusal, what_begins
+from mixtura.platform.data.lines import LINE_BYTES, LONG_RECORD, SAMPLE_CHARACTERS
 from mixtura.platform.data.task import BadRecord, Row
 
 _BATCH_ROWS = 1024
@@ -36,19 +37,47 @@ def _footer(file: BufferedReader, name: str) -> Any:
 def read_parquet(
     file: BufferedReader, name: str, first_group: int = 0, stop_group: int | None = None
 ) -> Iterator[Row | BadRecord]:
-    """The rows of some row groups; of a damaged group what can be read, and then one bad record."""
+    """The rows of some row groups; of a damaged group what can be read, and then one bad record.
+
+    A value that is no text although its column says so, a time before the year 1, and more than 16 MiB cost their row.
+    """
     import pyarrow as pa
 
     footer = _footer(file, name)
     for group in range(first_group, footer.num_row_groups if stop_group is None else stop_group):
         rows, read = footer.row_group(group).num_rows, 0
+        mean_bytes = footer.row_group(group).total_byte_size // max(rows, 1)
+        batch_rows = max(1, min(_BATCH_ROWS, LINE_BYTES // max(mean_bytes, 1)))
         with _row_group(file, footer, group) as parquet:
             try:
-                for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], use_threads=False):
-                    yield from batch.to_pylist()
+                for batch in parquet.iter_batches(batch_rows, row_groups=[group], use_threads=False):
+                    yield from _rows(batch)
                     read += batch.num_rows
             except (pa.ArrowException, OSError):
                 yield BadRecord("damaged row group", f"row group {group}: {rows - read} of {rows} rows cannot be read")
+
+
+def _rows(batch: Any) -> Iterator[Row | BadRecord]:
+    try:
+        if batch.nbytes <= LINE_BYTES:
+            yield from batch.to_pylist()
+            return
+    except (ValueError, OverflowError):
+        pass
+    for index in range(batch.num_rows):
+        yield _row(batch.slice(index, 1))
+
+
+def _row(batch: Any) -> Row | BadRecord:
+    if batch.nbytes > LINE_BYTES:
+        return BadRecord(LONG_RECORD, "")
+    try:
+        row: Row = batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return BadRecord("not UTF-8", bytes(error.object[:SAMPLE_CHARACTERS]).decode(errors="replace"))
+    except (ValueError, OverflowError) as error:
+        return BadRecord("a value that Python cannot hold", str(error)[:SAMPLE_CHARACTERS])
+    return row
 
 
 @contextlib.contextmanager

@@ -295,11 +295,14 @@ class Task:
         if not preprocessors:
             yield row
             return
-        made = False
+        made, rest = False, preprocessors[1:]
         try:
             for result in preprocessors[0](row):
                 made = True
-                yield from self._run(result, preprocessors[1:])
+                if rest:
+                    yield from self._run(result, rest)
+                else:
+                    yield result
         except Rejected as rejected:
             yield rejected
             return
@@ -312,9 +315,9 @@ class Task:
 
     def _check(self, fields: Row) -> None:
         needed = ("inputs", "targets") if self.kind == "supervised" else ("text",)
-        wrong = [name for name in needed if not isinstance(fields.get(name), str)]
-        if wrong:
-            raise DataError(
-                f"task {self.name!r} is {self.kind}: its examples need the text fields {' and '.join(needed)}, but its "
-                f"preprocessors made {sorted(fields)} with {wrong[0]}={fields.get(wrong[0])!r}"
-            )
+        for name in needed:
+            if not isinstance(fields.get(name), str):
+                raise DataError(
+                    f"task {self.name!r} is {self.kind}: its examples need the text fields {' and '.join(needed)}, but "
+                    f"its preprocessors made {sorted(fields)} with {name}={fields.get(name)!r}"
+                )

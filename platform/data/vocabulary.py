@@ -18,17 +18,16 @@ import io
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mixtura.platform.data.ragged import Ragged, offsets_of
 from mixtura.platform.errors import ConfigError, DataError
 from mixtura.platform.files import write_bytes_atomically, write_json_atomically, xxh3_128
 from mixtura.platform.random_bits import key, order
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 EXTRA_IDS = 100
@@ -38,6 +37,7 @@ ROWS_MULTIPLE = 128
 _MARK = re.compile(r"<extra_id_(\d+)>")
 _MAX_LINE_BYTES = 4000  # SentencePiece's trainer silently leaves out sentences of more than 4192 bytes
 _TRAINING_BYTES = 8_000_000
+_LONG_TEXT_CHARACTERS = 120
 
 
 class Vocabulary:
@@ -88,9 +88,23 @@ class Vocabulary:
             ids += [self.sentinel(int(part))] if position % 2 else self._pieces.encode(part)
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        """The ids of many texts, in one call of the library and on one thread."""
-        return [np.array(ids, dtype=np.int32) for ids in self._pieces.encode(list(texts), num_threads=1)]
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> Ragged:
+        """The ids of many texts, without EOS, in one call of the library.
+
+        Raises UnicodeError where a text holds half of a surrogate pair, which no encoding of text can hold.
+        """
+        texts = list(texts)
+        # The library gives a buffer for each text (1 us each) or a Python list (30 ns an id): what costs less.
+        as_buffers = sum(map(len, texts)) > _LONG_TEXT_CHARACTERS * len(texts)
+        try:
+            ids = self._pieces.encode(texts, num_threads=threads, return_type="numpy" if as_buffers else int)
+        except TypeError as error:
+            "".join(texts).encode()
+            raise error
+        offsets = offsets_of(np.fromiter(map(len, ids), np.int64, len(ids)))
+        if as_buffers:
+            return Ragged(np.concatenate(ids), offsets)
+        return Ragged(np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1])), offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS. Padding is skipped, sentinels print as `<extra_id_0>`, unusable ids as unknown."""

@@ -97,7 +97,7 @@ def final_jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> l
             split = "test" if "test" in splits else "validation"
             job = _job(config, prepared, name, split, threads)
             named = split if split == "test" else WHOLE_VALIDATION
-            training = str(prepared.caches[trained[name]]) if name in trained else ""
+            training = prepared.caches[trained[name]] if name in trained else ""
             jobs.append(replace(job, named=named, baselines=True, training=training))
     return jobs
 
@@ -116,7 +116,7 @@ def _job(config: Config, prepared: Prepared, name: str, split: str, threads: int
         task=asdict(choice_of(config, name)),
         split=split,
         named=split,
-        cache=str(prepared.caches[name]),
+        cache=prepared.caches[name],
         inputs_length=config.data.inputs_length,
         decode_length=config.evaluation.decode_length,
         batch_tokens=config.evaluation.batch_tokens,
@@ -134,7 +134,7 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
     examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)
     baselines: dict[str, Baseline] = {}
     if job.baselines:
-        targets = training_targets(Path(job.training), vocabulary) if job.training else Counter()
+        targets = training_targets(job.training, vocabulary) if job.training else Counter()
         baselines = trivial_baselines(task, targets, [example.fields for example in examples])
     texts = _earlier_texts(job, len(examples))
     if texts is not None:
@@ -171,7 +171,7 @@ def load_examples(
 ) -> list[EvaluationExample]:
     """The examples of a split, trimmed as in training; with a limit, a fixed choice of them by chance."""
     examples: list[EvaluationExample] = []
-    for shard in range(len(cache.shards)):
+    for shard in range(cache.count):
         table = cache.table(shard)
         columns = (table.column(name) for name in ("inputs", "targets", "fields"))
         for ids, targets, fields in zip(*columns, strict=True):
@@ -189,11 +189,11 @@ def load_examples(
     return [examples[place] for place in chosen]
 
 
-def training_targets(directory: Path, vocabulary: Vocabulary) -> Counter[str]:
+def training_targets(place: str, vocabulary: Vocabulary) -> Counter[str]:
     """The most frequent outputs that training saw, as text, with how often. Only those are turned into text."""
-    cache = open_cache(directory, "train")
+    cache = open_cache(place, "train")
     counts: Counter[bytes] = Counter()
-    for shard in range(len(cache.shards)):
+    for shard in range(cache.count):
         for ids in cache.table(shard).column("targets"):
             counts[ids.values.to_numpy().tobytes()] += 1
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_FREQUENT_TARGETS]

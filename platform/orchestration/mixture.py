@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mixtura.platform.config import Config
-from mixtura.platform.data.cache import TokenCache, open_cache
-from mixtura.platform.data.mixture import integer_rates, proportions, summary
+from mixtura.platform.data.cache import open_cache
+from mixtura.platform.data.cache_store import Copies
+from mixtura.platform.data.decoder_row import measured_decoder_row
+from mixtura.platform.data.mixture import ONE, integer_rates, proportions
 from mixtura.platform.data.mixture import task_rates as rates_of_kind
-from mixtura.platform.data.objectives import make_objective, parameter_names
-from mixtura.platform.data.stream import MixtureStream, StreamSpec, StreamTask, count_rows
+from mixtura.platform.data.objectives import parameter_names
+from mixtura.platform.data.schedule import capped_changes
+from mixtura.platform.data.stream import MixtureStream, StreamSpec, StreamTask, count_rows, ragged_columns
+from mixtura.platform.data.stream_spec import phase
+from mixtura.platform.data.task_reader import TaskReader
 from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
-from mixtura.platform.orchestration.prepare import Prepared
+from mixtura.platform.errors import ConfigError
+from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.tasks import task_of, tasks_of
 from mixtura.tasks.mixtures import HARD_CODED, SHARED_DATA
+
+if TYPE_CHECKING:
+    from mixtura.platform.orchestration.prepare import Prepared
 
 _OBJECTIVE = "span_corruption"
 _PARAMETERS = ("noise_density", "mean_noise_span_length", "closing_sentinel", "sentinels")
 _SAMPLED_BLOCKS = 4
+_NOTABLY_EMPTY = 0.5
 
 
 def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
-    """The stream of a recipe: integer rates from the sizes of its tasks, and the numbers that make rows."""
-    vocabulary = Vocabulary(prepared.vocabulary)
-    data = config.data
+    """The stream of a recipe: integer rates from the sizes of its tasks, where they change, and the numbers that make
+    rows."""
+    vocabulary, data = Vocabulary(prepared.vocabulary), config.data
     trained = {name: task for name, task in tasks_of(config).items() if task.trained}
-    caches = {name: open_cache(prepared.caches[name]) for name in trained}
-    objectives = {name: objective_of(config, name) for name, cache in caches.items() if cache.kind == "unsupervised"}
-    sizes = rate_sizes(config, counted_sizes(config, caches, vocabulary))
-    bits = integer_rates(task_rates(config, sizes))
-    return StreamSpec(
+    tasks = tuple(_stream_task(config, prepared, name) for name in trained)
+    draft = StreamSpec(
         seed=config.run.seed,
-        tasks=tuple(
-            StreamTask(
-                name=name,
-                cache=str(cache.directory),
-                rate_bits=bits[name],
-                objective=objectives[name][0] if name in objectives else None,
-                parameters=objectives[name][1] if name in objectives else {},
-                around_answer=trained[name].around_answer,
-            )
-            for name, cache in caches.items()
-        ),
+        tasks=(replace(tasks[0], rate_bits=ONE), *tasks[1:]),
         block_size=data.block_size,
         lanes=data.lanes,
         global_batch_size=config.training.global_batch_size,
@@ -56,7 +55,72 @@ def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
         vocabulary_size=vocabulary.size,
         window_shards=data.window_shards,
         segment_rows=data.segment_rows,
+        decoder_row=data.decoder_row if isinstance(data.decoder_row, int) else None,
+        features=data.features,
+        chunks=data.chunks,
+        draws=data.draws,
     )
+    sizes = found_sizes(draft, copies_of(config))
+    rates = task_rates(config, rate_sizes(config, sizes))
+    bits = integer_rates(rates)
+    drawn = tuple(replace(task, rate_bits=bits[task.name]) for task in tasks)
+    most = most_draws(config, {name: size for name, size in sizes.items() if rates[name]})
+    changes = capped_changes(rates, most, functools.partial(phase, draft.seed), draft.block_size)
+    spec = replace(draft, tasks=drawn, changes=changes)
+    if data.decoder_row == "measured":
+        return replace(spec, decoder_row=measured_decoder_row(MixtureStream(spec, copies_of(config))))
+    return spec
+
+
+def _stream_task(config: Config, prepared: Prepared, name: str) -> StreamTask:
+    task, own = task_of(config, name), config.mixture.tasks[name]
+    objective, parameters = objective_of(config, name) if task.kind == "unsupervised" else (None, {})
+    return StreamTask(
+        name=name,
+        cache=str(prepared.caches[name]),
+        rate_bits=0,
+        objective=objective,
+        parameters=parameters,
+        around_answer=task.around_answer,
+        first_examples=own.first_examples,
+        first_tokens=own.first_tokens,
+        overlap=prepared.overlap.get(name),
+    )
+
+
+def found_sizes(spec: StreamSpec, copies: Copies) -> dict[str, int | None]:
+    """Training examples of each task as they were found: rows, or pieces of text as long as the objective takes; None
+    while a source is still being prepared."""
+    return {task.name: _found_size(spec, task, copies) for task in spec.tasks}
+
+
+def _found_size(spec: StreamSpec, task: StreamTask, copies: Copies) -> int | None:
+    cache = open_cache(task.cache, task.split, copies)
+    if cache.closed and not cache.rows:
+        return 0
+    return TaskReader(spec, task, copies).size
+
+
+def repeats_of(config: Config, name: str) -> float | None:
+    """Most passes over a task's examples: its own number, or the mixture's."""
+    own = config.mixture.tasks[name].repeats
+    return config.mixture.repeats if own is None else own
+
+
+def most_draws(config: Config, sizes: Mapping[str, int | None]) -> dict[str, int]:
+    """How often a task may be drawn at most, where `repeats` says so."""
+    most = {}
+    for name, size in sizes.items():
+        repeats = repeats_of(config, name)
+        if repeats is None:
+            continue
+        if size is None:
+            raise ConfigError(
+                f"task {name!r} may be passed over {repeats:g} times, but how many examples it has is not known while "
+                "they are being prepared: set data.prepare=before_training"
+            )
+        most[name] = int(repeats * size)
+    return most
 
 
 def objective_of(config: Config, name: str) -> tuple[str, dict[str, Any]]:
@@ -69,25 +133,11 @@ def objective_of(config: Config, name: str) -> tuple[str, dict[str, Any]]:
     return objective, {**{key: value for key, value in recipe.items() if key in known}, **parameters}
 
 
-def counted_sizes(config: Config, caches: Mapping[str, TokenCache], vocabulary: Vocabulary) -> dict[str, int]:
-    """Training examples of each task as they were found: rows, or pieces of text as long as the objective takes."""
-    sizes = {}
-    for name, cache in caches.items():
-        if cache.kind == "supervised":
-            sizes[name] = cache.rows
-        else:
-            kind, parameters = objective_of(config, name)
-            objective = make_objective(kind, vocabulary.sentinel(0), parameters)
-            length = objective.piece_length(config.data.inputs_length, config.data.targets_length)
-            sizes[name] = sum(cache.pieces(length))
-    return sizes
-
-
-def rate_sizes(config: Config, counted: Mapping[str, int]) -> dict[str, int]:
+def rate_sizes(config: Config, found: Mapping[str, int | None]) -> dict[str, int]:
     """The sizes that rates are made from: those that the recipe gives, else the published ones if `mixture.sizes` is
-    `declared` and there are any, else the counted ones. A task without examples has none to declare."""
+    `declared` and there are any, else the found ones. A task without examples has none to declare."""
     known = known_sizes(config)
-    return {name: known.get(name, size) if size else 0 for name, size in counted.items()}
+    return {name: known.get(name, size or 0) if size != 0 else 0 for name, size in found.items()}
 
 
 def given_sizes(config: Config) -> dict[str, int]:
@@ -120,6 +170,8 @@ def task_rates(config: Config, sizes: Mapping[str, int]) -> dict[str, float]:
         scales={name: task.scale for name, task in own.items()},
         shared=SHARED_DATA,
         fixed=written,
+        budget=mixture.budget,
+        repeats={name: repeats for name in own if (repeats := repeats_of(config, name)) is not None},
     )
     return {**rates, **{name: task.rate * task.weight for name, task in own.items() if task.rate is not None}}
 
@@ -164,37 +216,107 @@ def size_differences(config: Config, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def mixture_table(config: Config, spec: StreamSpec) -> list[dict[str, Any]]:
-    """What a mixture means over a run: shares of examples and of tokens, draws and epochs of each task.
+    """What a mixture means over a run: shares of examples, requested and drawn, and of tokens; draws and epochs.
 
     Rows packed from a few blocks say how many examples a row holds and how many tokens an example has.
     """
-    stream = MixtureStream(spec)
+    stream = MixtureStream(spec, copies_of(config))
     names = [task.name for task in spec.tasks]
-    blocks = [stream.build_block(block) for block in range(_SAMPLED_BLOCKS)]
-    counts = [count_rows(block, len(names)) for block in blocks]
-    examples = sum(int(count["examples"].sum()) for count in counts)
-    tokens = np.sum([count["input_tokens"] + count["target_tokens"] for count in counts], axis=0)
-    per_row = examples / max(1, sum(len(block) for block in blocks))
+    sample = sampled(stream)
     sizes: dict[str, int | None] = {name: stream.epoch_sizes.get(name) for name in names}
-    made_from = rate_sizes(config, {name: size or 0 for name, size in sizes.items()})
+    made_from = rate_sizes(config, {task.name: sizes[task.name] if task.rate_bits else 0 for task in spec.tasks})
     rates = task_rates(config, made_from)
-    draws = round(config.training.steps * spec.global_batch_size * per_row)
+    blocks = blocks_of_steps(spec, sample, config.training.steps)
+    draws = expected_draws(stream, blocks)
     return [
         {
-            "task": share.name,
-            "examples": sizes[share.name],
-            "size": made_from[share.name],
-            "rate": share.rate,
-            "share of examples": share.share,
-            "share of tokens": float(tokens[place] / max(1, tokens.sum())),
-            "draws": round(share.draws),
-            "epochs": share.epochs,
+            "task": name,
+            "examples": sizes[name],
+            "size": made_from[name],
+            "rate": rates[name],
+            "share of examples": share,
+            "drawn": draws[place] / max(1, sum(draws)),
+            "share of tokens": sample.tokens[place] / max(1, sum(sample.tokens)),
+            "draws": draws[place],
+            "epochs": draws[place] / size if (size := sizes[name]) else None,
         }
-        for place, share in enumerate(summary(rates, sizes, draws))
+        for place, (name, share) in enumerate(proportions(rates).items())
     ]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the first blocks of a stream hold."""
+
+    blocks: int
+    rows: int
+    tokens: list[int]
+    """Of inputs and targets, by task."""
+    filled: tuple[float, float]
+    """Shares of encoder and decoder positions that hold tokens; of a joined row the second."""
+
+
+def sampled(stream: MixtureStream) -> Sample:
+    """Build a few blocks and count."""
+    spec = stream.spec
+    blocks = [ragged_columns(stream.build_block(block)) for block in range(_SAMPLED_BLOCKS)]
+    counts = [count_rows(block, len(spec.tasks)) for block in blocks]
+    inputs, targets = (sum(count[f"{side}_tokens"] for count in counts) for side in ("input", "target"))
+    rows = sum(len(block["tasks"]) for block in blocks)
+    encoder, decoder = (max(1, rows * length) for length in spec.row_lengths)
+    total = int(np.sum(inputs)), int(np.sum(targets))
+    filled = (0.0, sum(total) / decoder) if spec.joined else (total[0] / encoder, total[1] / decoder)
+    return Sample(_SAMPLED_BLOCKS, rows, np.add(inputs, targets).tolist(), filled)
+
+
+def blocks_of_steps(spec: StreamSpec, sample: Sample, steps: int) -> int:
+    """About how many blocks so many steps take."""
+    return round(steps * spec.global_batch_size * sample.blocks / max(1, sample.rows))
+
+
+def expected_draws(stream: MixtureStream, blocks: int) -> list[int]:
+    """How often each task is drawn in so many blocks: as scheduled, or where draws are sampled on average."""
+    spec, tasks = stream.spec, range(len(stream.spec.tasks))
+    if spec.draws == "sampled":
+        return [blocks * spec.block_size * spec.tasks[task].rate_bits // ONE for task in tasks]
+    return [stream.schedule.drawn_before(task, blocks) for task in tasks]
+
+
+def stream_notes(config: Config, spec: StreamSpec) -> list[str]:
+    """How full rows are, and where rates change, in words."""
+    sample = sampled(MixtureStream(spec, copies_of(config)))
+    encoder, decoder = spec.row_lengths
+    filled = f"decoder rows of {decoder} are {sample.filled[1]:.1%} full"
+    if not spec.joined:
+        filled = f"encoder rows of {encoder} are {sample.filled[0]:.1%} full, {filled}"
+    if sample.filled[1] < _NOTABLY_EMPTY and not spec.joined and config.data.decoder_row is None:
+        filled += "; data.decoder_row=measured looks for a shorter length"
+    notes = [filled]
+    for change in spec.changes:
+        step = round(change.block * sample.rows / sample.blocks / spec.global_batch_size)
+        stopped = [
+            task.name for task, rate in zip(spec.tasks, change.rates, strict=True) if task.rate_bits and not rate
+        ]
+        what = "the stream ends" if not any(change.rates) else f"not drawn any more: {', '.join(stopped)}"
+        notes.append(f"from block {change.block} on (about step {step:,}) {what}")
+    return notes
+
+
+def refuse_short_stream(config: Config, spec: StreamSpec) -> None:
+    """Raise ConfigError where every task reaches its cap before the last step."""
+    if not spec.changes or any(spec.changes[-1].rates):
+        return
+    sample = sampled(MixtureStream(spec, copies_of(config)))
+    needed, there = blocks_of_steps(spec, sample, config.training.steps), spec.changes[-1].block
+    if needed > there:
+        steps = config.training.steps * there // needed
+        raise ConfigError(
+            f"mixture.repeats lets the stream last for about {steps} steps, but training.steps is "
+            f"{config.training.steps}: raise mixture.repeats, or train fewer steps"
+        )
 
 
 def readable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Shares written as percent, for people."""
-    shares = ("share of examples", "share of tokens")
+    shares = ("share of examples", "drawn", "share of tokens")
     return [{**row, **{name: f"{row[name]:.1%}" for name in shares if name in row}} for row in rows]

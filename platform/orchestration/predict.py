@@ -19,7 +19,7 @@ def answers(checkpoint: Path, texts: Sequence[str], decode_length: int) -> list[
     """A checkpoint's greedy answer to each text."""
     model, vocabulary = load_model(checkpoint)
     decode = greedy(model, decode_length)
-    ids = [np.append(tokens, EOS_ID).astype(np.int32) for tokens in vocabulary.encode_batch(texts)]
+    ids = [np.array([*tokens, EOS_ID], np.int32) for tokens in vocabulary.encode_batch(texts).to_lists()]
     result = [""] * len(ids)
     for batch in batches_by_length([len(row) for row in ids], _BATCH_TOKENS):
         for place, answer in zip(batch, decode(padded([ids[at] for at in batch])), strict=True):

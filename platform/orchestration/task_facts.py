@@ -142,7 +142,7 @@ def _lengths(name: str, texts: Sequence[str], place: int, task: Task, count: Cou
 
 def _token_counter(path: Path) -> Count:
     vocabulary = Vocabulary(path)
-    return lambda texts: [len(ids) + 1 for ids in vocabulary.encode_batch(list(texts))]
+    return lambda texts: (vocabulary.encode_batch(texts).lengths + 1).tolist()
 
 
 def _count_words(texts: Sequence[str]) -> list[int]:

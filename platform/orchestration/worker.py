@@ -20,6 +20,7 @@ from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.errors import CheckpointError, MixturaError, to_plain
 from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.orchestration import assemble
+from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -118,7 +119,7 @@ class Rank:
         if events is not None and engine.notes:
             events.write(*(Note(note) for note in engine.notes))
         step, state = self._go_on(engine, names, events)
-        stream = MixtureStream(StreamSpec.from_dict(self.plan.stream))
+        stream = MixtureStream(StreamSpec.from_dict(self.plan.stream), copies_of(self.config))
         stream.open()
         place = _stream_state(step, state)
         blocks = self.make_blocks(stream, lane_positions(stream.spec, self.rank, self.world_size, place))
@@ -173,7 +174,13 @@ class Rank:
         def save(at: int, trained: Mapping[str, Mapping[str, int]]) -> None:
             place = reader.state()
             lanes = {str(lane): [turn, row] for lane, turn, row in place["lanes"]}
-            mine = {"stream": place["stream"], "lanes": lanes, "trained": trained, "identity": self.config.identity()}
+            mine = {
+                "stream": place["stream"],
+                "lanes": lanes,
+                "trained": trained,
+                "epochs": epochs_of(trained, reader.stream.known_epoch_sizes),
+                "identity": self.config.identity(),
+            }
             writer.save(at, engine.snapshot(), mine)
             if self.config.evaluation.when == "pause":
                 writer.wait()
@@ -182,7 +189,7 @@ class Rank:
         def on_step(report: StepReport) -> None:
             writer.poll()
             if events is not None:
-                events.write(_point(report))
+                events.write(_point(report, epochs_of(report.trained, reader.stream.known_epoch_sizes)))
 
         loop = TrainingLoop(
             settings=self._settings(reader),
@@ -242,7 +249,7 @@ class Rank:
             microbatches=microbatches_per_step(_rows_of_ranks(spec, self.world_size), training.microbatch_size),
             microbatch_size=training.microbatch_size,
             inputs_length=spec.inputs_length,
-            targets_length=spec.targets_length,
+            targets_length=spec.row_lengths[1],
             tasks=tuple(task.name for task in spec.tasks),
             seed=self.config.run.seed,
             learning_rate=assemble.schedule(self.config),
@@ -290,7 +297,17 @@ def _deadline_s(config: Config) -> float | None:
     return None if config.run.stop_after is None else time.time() + parse_duration_s(config.run.stop_after)
 
 
-def _point(report: StepReport) -> TrainPoint:
+def epochs_of(trained: Mapping[str, Mapping[str, int]], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Passes over each task's examples so far, where it is known how many there are.
+
+    >>> epochs_of({"examples": {"rte": 30, "c4": 500}}, {"rte": 20})
+    {'rte': 1.5}
+    """
+    examples = trained.get("examples", {})
+    return {task: examples[task] / sizes[task] for task in examples if task in sizes}
+
+
+def _point(report: StepReport, epochs: Mapping[str, float]) -> TrainPoint:
     metrics = {
         "loss": report.loss,
         **{f"loss/{task}": loss for task, loss in report.loss_by_task.items()},
@@ -299,6 +316,7 @@ def _point(report: StepReport) -> TrainPoint:
         "target_tokens": float(report.target_tokens),
         "data_wait_s": report.data_wait_s,
         "step_s": report.step_s,
+        **{f"epochs/{task}": passes for task, passes in epochs.items()},
         **{f"{name}/{task}": float(count) for name, counts in report.trained.items() for task, count in counts.items()},
     }
     return TrainPoint(report.step, metrics=metrics, fingerprint=report.fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,29 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "one": make_supervised(root / "one-0123456789abcdef", [0, 1]),
         "idle": make_supervised(root / "idle-0123456789abcdef", [0]),
     }
+
+
+@pytest.fixture(scope="session", name="make_unsupervised")
+def make_unsupervised_fixture() -> Callable[[Path, list[list[int]]], Path]:
+    """Makes a cache of documents with these lengths, shard by shard."""
+    return make_unsupervised
+
+
+@pytest.fixture(scope="session", name="make_supervised")
+def make_supervised_fixture() -> Callable[[Path, list[int]], Path]:
+    """Makes a cache of examples, so many in each shard."""
+    return make_supervised
+
+
+@pytest.fixture(scope="session")
+def with_objective() -> Callable[[StreamSpec, str], StreamSpec]:
+    """A stream whose unsupervised task has another objective."""
+
+    def change(spec: StreamSpec, objective: str) -> StreamSpec:
+        tasks = (dataclasses.replace(task, objective=objective) if task.objective else task for task in spec.tasks)
+        return dataclasses.replace(spec, tasks=tuple(tasks))
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtura.platform.data.answer_window import answer_window
-from mixtura.platform.data.ragged import Ragged
-from mixtura.platform.data.stream import around_answers
 from mixtura.platform.errors import ConfigError
 
 
@@ -56,9 +53,3 @@ def test_a_window_holds_the_answer(inputs: list[int], place: int, size: int, len
     assert window is not None
     assert len(window) == min(length, len(inputs))
     assert any(window[start : start + len(targets)] == targets for start in range(len(window)))
-
-
-def test_a_block_of_inputs_is_cut_around_answers_and_the_others_stay() -> None:
-    inputs = Ragged.from_lists([[1, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8], [1, 1, 1, 1, 1]])
-    cut = around_answers(inputs, Ragged.from_lists([[3], [7, 8], [9]]), 4, np.arange(3, dtype=np.uint64)).to_lists()
-    assert cut == [[1, 2, 3], [5, 6, 7, 8], [1, 1, 1, 1, 1]]

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtura.platform.data import formats
+from mixtura.platform.data import formats, json_records, lines
 from mixtura.platform.data.containers import DamagedError, plain_bytes
-from mixtura.platform.data.formats import Table, raw_lines, records, text_lines, undamaged
+from mixtura.platform.data.formats import Table, records, undamaged
+from mixtura.platform.data.lines import raw_lines, text_lines
 from mixtura.platform.data.sources import byte_ends
 from mixtura.platform.data.task import BadRecord, Row
 from mixtura.platform.errors import DataError
@@ -98,6 +99,19 @@ def test_a_first_line_that_is_bad_does_not_decide_what_the_table_is() -> None:
     assert reasons(found) == ["3 fields, the table has 4", None, None, None]
 
 
+def test_a_table_may_begin_with_any_number_of_bad_lines() -> None:
+    found = read("tsv", b"\xff\n" * 100 + b"a\tb\n1\t2\n")
+    assert found[100:] == [{"a": "1", "b": "2"}]
+    assert set(reasons(found[:100])) == {"not UTF-8"}
+    assert reasons(read("csv", b"\xff\n\xff\n")) == ["not UTF-8", "not UTF-8"]
+
+
+def test_there_are_not_as_many_reasons_as_there_are_numbers_of_fields() -> None:
+    found = read("tsv", b"a\tb\n" + b"".join(b"\t" * count + b"\n" for count in range(2, 3000)))
+    assert len(set(reasons(found))) == 99
+    assert found[-1] == BadRecord("more than 100 fields, the table has 2", "\t" * 300)
+
+
 def test_a_table_of_no_known_kind_is_refused_with_what_is_known() -> None:
     with pytest.raises(
         DataError, match=r"a table of 2 columns that begins 'x', 'y'; expected a header with 'label', or 4"
@@ -116,7 +130,8 @@ def test_bytes_that_are_no_text_are_one_bad_record() -> None:
 
 
 def test_an_overlong_line_is_one_bad_record_and_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_LINE_BYTES", 1000)
+    for module in (lines, formats):
+        monkeypatch.setattr(module, "LINE_BYTES", 1000)
     long = b"y" * 5000
     assert reasons(read("tsv", b"a\tb\n1\t2\n" + long + b"\t1\n3\t4\n")) == [None, "line of more than 16 MiB", None]
     assert reasons(read("csv", b"a,b\n1,2\n" + long + b",1\n3,4\n")) == [None, "line of more than 16 MiB", None]
@@ -141,6 +156,29 @@ def test_quotes_that_do_not_fit_cost_one_line() -> None:
     misfit = "quotes that do not fit"
     expected = [None, misfit, None, misfit, "empty line", "3 fields, the table has 2", "not UTF-8"]
     assert reasons(found) == expected
+
+
+def test_a_carriage_return_outside_quotes_costs_its_line() -> None:
+    assert reasons(read("csv", b"a,b\n1,x\ry\n3,4\n")) == ["a carriage return outside quotes", None]
+
+
+def test_a_csv_record_that_does_not_end_costs_one_line_and_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LINE_BYTES", 1000)
+    found = read("csv", b'a\n"x","\n' + b'","\n' * 400 + b'"\n1\n')
+    assert reasons(found)[0] == "record of more than 16 MiB"
+    assert found[-1] == {"a": "1"}
+    good = b"".join(b"%d\n" % number for number in range(1000))
+    assert read("csv", b'a\n"not closed\n' + good)[1:] == [{"a": str(number)} for number in range(1000)]
+
+
+def test_quotes_that_are_never_closed_do_not_cost_more_time_than_a_few_readings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(formats, "LINE_BYTES", 1 << 20)
+    found = read("csv", b"a,b\n" + b'x","\n' * 40_000 + b"1,2\n")  # 800 million lines, if all were read again
+    assert len(found) == 40_001
+    assert set(reasons(found[:-1])) == {"quotes that do not fit"}
+    assert found[-1] == {"a": "1", "b": "2"}
 
 
 def test_a_field_longer_than_the_csv_modules_own_limit_is_read() -> None:
@@ -176,8 +214,51 @@ def test_json_lines_that_cannot_be_read_are_bad_records() -> None:
     assert read("jsonl", b'{"a": "\\ud83d\\ude00", "b": [1.5, null, true]}') == [{"a": "😀", "b": [1.5, None, True]}]
 
 
-def test_deep_nesting_is_a_bad_record() -> None:
-    assert reasons(read("jsonl", b'{"a": ' + b"[" * 100_000 + b'\n{"a": 1}')) == ["not JSON", None]
+def test_nesting_has_a_limit_that_is_the_same_wherever_the_reader_is_called() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"a": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+    def called_from_deep_below(calls: int) -> list[str | None]:
+        if calls:
+            return called_from_deep_below(calls - 1)
+        lines = [nested(100), nested(101), nested(850), nested(100_000), b'{"a": ' + b"[" * 850, b'{"a": 1}']
+        return reasons(read("jsonl", b"\n".join(lines)))
+
+    deep = "nested more than 100 deep"
+    assert called_from_deep_below(0) == called_from_deep_below(500) == [None, deep, deep, deep, deep, None]
+    assert reasons(read("json", b"[" + nested(850) + b', {"a": 1}]')) == [deep, None]
+
+
+def test_a_key_twice_in_an_object_is_a_bad_record() -> None:
+    twice = b'{"a": {"text": "one", "text": "two"}}'
+    assert reasons(read("jsonl", twice + b'\n{"a": 1}')) == ["an object with a key twice", None]
+    assert reasons(read("json", b"[" + twice + b', {"a": 1}]')) == ["an object with a key twice", None]
+
+
+def test_numbers_of_json_may_be_of_any_size_but_not_of_any_length() -> None:
+    found = read("jsonl", b'{"a": 1e999}\n{"a": %s}\n{"a": -Infinity}\n{"a": 1}' % (b"9" * 1_000_000))
+    assert found[0] == {"a": float("inf")}
+    assert reasons(found) == [None, "a number of too many digits", None, None]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff", b'{"a": "x', b'{"a": 1', b"nothing", b"[" * 200_000, b'["a"]', b'{"a": 7, "a": 8}', b"", b'"a"']
+)
+def test_json_lines_under_json_may_begin_with_any_number_of_bad_ones(bad: bytes) -> None:
+    for count in (1, 2, 19, 25):
+        found = read("json", b"\n".join([*[bad] * count, b'{"a": 1}', b'{"a": 2}']))
+        assert None not in reasons(found[:count])
+        assert found[count:] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_long_first_line_under_json_is_a_document_only_if_it_is_one_and_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (lines, json_records):
+        monkeypatch.setattr(module, "LINE_BYTES", 1000)
+    document = json.dumps({"version": "1.1", "data": [{"a": number} for number in range(500)]}).encode()
+    assert len(read("json", document + b"\n \n")) == 500
+    for long in (document, b'{"a": "' + b"x" * 5000 + b'"}'):
+        assert reasons(read("json", long + b'\n{"a": 1}\n')) == ["line of more than 16 MiB", None]
+    assert reasons(read("json", b'{"a": "' + b"x" * 5000)) == ["line of more than 16 MiB"]
 
 
 ONE, TWO = {"a": 1}, {"a": "ü\n"}
@@ -304,6 +385,17 @@ def test_a_damaged_row_group_is_one_bad_record_among_good_groups() -> None:
     assert found[1000] == BadRecord("damaged row group", "row group 1: 1000 of 1000 rows cannot be read")
 
 
+def test_a_value_that_python_cannot_hold_costs_its_row() -> None:
+    text = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xff", b"c"], pa.binary()).buffers())
+    times = pa.array([0, 0, -(1 << 62)], pa.timestamp("ms"))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": text, "time": times}), buffer)
+    found = read("parquet", buffer.getvalue())
+    assert reasons(found) == [None, "not UTF-8", "a value that Python cannot hold"]
+    assert isinstance(found[0], dict)
+    assert found[0]["text"] == "a"
+
+
 # Compressed files
 
 
@@ -318,6 +410,64 @@ def test_a_gzip_file_that_ends_early_gives_what_was_readable_and_then_one_bad_re
     whole = read("tsv", data)
     assert 1000 < len(found) < 3000
     assert found[:-1] == whole[: len(found) - 1]
+    assert found[-1] == BadRecord("the compressed file ends early", "")
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "json", "text"])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.4, 0.9])
+def test_whole_members_behind_one_that_was_cut_off_are_read(kind: str, kept: float) -> None:
+    generator = random.Random(2)
+    made = [f"{number},{generator.getrandbits(300)}" for number in range(6000)]
+    if kind in ("jsonl", "json"):
+        made = [json.dumps({"a": text}) for text in made]
+    parts = [
+        ("a,b\n" if kind == "csv" and not at else "") + "\n".join(made[at : at + 2000]) + "\n" for at in (0, 2000, 4000)
+    ]
+    parts[0] = ("a\n" if kind == "tsv" else "") + parts[0]
+    packed = [gzip.compress(part.encode()) for part in parts]
+    cut = packed[1][: max(1, int(len(packed[1]) * kept))]
+    found = read(kind, packed[0] + cut + packed[2], f"x.{kind}.gz")
+    whole = read(kind, "".join(parts).encode())
+    bad = reasons(found).index("the compressed file ends early")
+    assert found[:bad] == whole[:bad]
+    assert found[bad + 1 :] == whole[4000:]
+    assert (bad > 2000) == (kept > 0.01)
+    alone = read(kind, packed[0] + packed[1] + packed[2][: int(len(packed[2]) * kept)], f"x.{kind}.gz")
+    assert alone[:4000] == whole[:4000]
+    assert reasons(alone[4000:]).count("the compressed file ends early") == (kept > 0)
+
+
+def test_members_behind_a_corrupt_one_are_read_and_no_line_before_the_damage_is_lost() -> None:
+    data = noise(3000)
+    packed = bytearray(gzip.compress(data, 0))  # blocks of up to 65,535 bytes as they are, each with its length twice
+    second = packed.index(b"\xff\xff\0\0", 20)
+    packed[second] ^= 1
+    found = read("tsv", bytes(packed) + gzip.compress(b"1\t2\n"), "x.tsv.gz")
+    before = data[: second - 16].count(b"\n") - 1
+    assert found == [*read("tsv", data)[:before], BadRecord("corrupt gzip data", ""), {"a": "1", "b": "2"}]
+
+
+def test_what_looks_like_the_head_of_a_member_inside_one_is_part_of_it() -> None:
+    head = gzip.compress(b"", mtime=0)[:10]
+    data = b"\n".join(bytes([n % 200 + 30]) + head + b"x" for n in range(4000))
+    with plain_bytes(io.BufferedReader(io.BytesIO(gzip.compress(data, 0))), "x.gz") as plain:
+        assert plain.read() == data
+
+
+def test_padding_between_members_is_no_damage_and_other_bytes_are() -> None:
+    one, two = gzip.compress(b"1\n"), gzip.compress(b"2\n")
+    assert read("text", one + bytes(600) + two + bytes(3), "x.txt.gz") == [{"text": "1"}, {"text": "2"}]
+    assert reasons(read("text", one + b"?" * 70_000 + two, "x.txt.gz")) == [None, "corrupt gzip data", None]
+
+
+def test_lines_that_belong_together_end_where_one_file_is_damaged() -> None:
+    text = "".join(f"{random.Random(n).random()}\n" for n in range(2000)).encode()
+    damaged = gzip.compress(text)[:5000] + gzip.compress(text)
+    with plain_bytes(io.BufferedReader(io.BytesIO(damaged)), "x.gz") as left:
+        files = [left, io.BufferedReader(io.BytesIO(text))]
+        found = list(undamaged(formats.read_aligned(files, ["x.gz", "y"], ["en", "de"])))
+    assert 100 < len(found) < 1900
+    assert all(isinstance(record, dict) and record["en"] == record["de"] for record in found[:-1])
     assert found[-1] == BadRecord("the compressed file ends early", "")
 
 

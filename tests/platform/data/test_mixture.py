@@ -25,6 +25,7 @@ from mixtura.platform.data.mixture import (
     released_rates,
     summary,
     task_rates,
+    unimax_rates,
     weighted_rates,
 )
 from mixtura.platform.errors import ConfigError, UnknownNameError
@@ -102,6 +103,7 @@ def test_written_rates_know_no_cap_and_no_temperature_but_copies_share_them() ->
         ("released", {"a": 25.0, "b": 4.0 / math.sqrt(2), "c": 20.0, "look": 0.0}),
         ("equal", {"a": 1.0, "b": 1.0, "c": 2.0, "look": 0.0}),
         ("fixed", {"a": 1.0, "b": 1.0, "c": 2.0, "look": 0.0}),
+        ("unimax", {"a": 128.0, "b": 128.0, "c": 488.0, "look": 0.0}),
     ],
 )
 def test_each_kind_of_rates_by_its_name(kind: str, expected: dict[str, float]) -> None:
@@ -114,6 +116,8 @@ def test_each_kind_of_rates_by_its_name(kind: str, expected: dict[str, float]) -
         scales={"b": 0.25},
         shared=[{"a", "b"}],
         fixed={"a": 50.0},
+        budget=500,
+        repeats={"a": 2, "b": 2, "c": 2},
     )
     assert rates == pytest.approx(expected)
 
@@ -125,9 +129,32 @@ def test_a_copy_that_is_not_drawn_takes_no_share() -> None:
 
 @pytest.mark.parametrize("kind", RATE_KINDS)
 def test_a_task_that_is_drawn_needs_examples(kind: str) -> None:
+    given = {"budget": 1, "repeats": {"a": 4, "b": 4}}
     with pytest.raises(ConfigError, match="'b' has no training examples"):
-        task_rates(kind, {"a": 1, "b": 0}, weights={"a": 1.0, "b": 2.0})
-    assert task_rates(kind, {"a": 1, "b": 0}, weights={"a": 1.0, "b": 0.0}) == {"a": 1.0, "b": 0.0}
+        task_rates(kind, {"a": 1, "b": 0}, weights={"a": 1.0, "b": 2.0}, **given)
+    assert task_rates(kind, {"a": 1, "b": 0}, weights={"a": 1.0, "b": 0.0}, **given) == {"a": 1.0, "b": 0.0}
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 10**6), min_size=1),
+    st.integers(1, 10**7),
+    st.floats(0.5, 20),
+)
+def test_unimax_is_even_but_for_the_tasks_that_have_reached_their_repeats(
+    sizes: dict[str, int], budget: int, repeats: float
+) -> None:
+    draws = unimax_rates(sizes, budget, dict.fromkeys(sizes, repeats))
+    capped = {name for name, size in sizes.items() if draws[name] >= size * repeats * (1 - 1e-9)}
+    assert all(draws[name] <= sizes[name] * repeats * (1 + 1e-9) for name in sizes)
+    assert sum(draws.values()) == pytest.approx(min(budget, repeats * sum(sizes.values())))
+    even = [draws[name] for name in sizes if name not in capped]
+    assert even == pytest.approx([max(even, default=0)] * len(even))
+    assert all(draws[name] <= max(even, default=math.inf) * (1 + 1e-9) for name in capped)
+
+
+def test_unimax_without_its_numbers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs a budget, found None, and repeats, missing for \['a'\]"):
+        task_rates("unimax", {"a": 1})
 
 
 def test_requests_for_rates_that_mean_nothing_are_refused() -> None:

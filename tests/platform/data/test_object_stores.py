@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import io
 import json
 import os
 import subprocess
 import sys
-import threading
-import urllib.parse
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import Handler, Store, options, serve, serve_s3
 
 from mixtura.platform.data import filesystems, sources
 from mixtura.platform.data.task import Shard
@@ -36,119 +31,6 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer, row_group_size=100)
     return buffer.getvalue()
-
-
-@dataclass
-class Store:
-    """The files of a store, what it was asked, and faults that it answers with first."""
-
-    files: dict[str, bytes]
-    requests: list[str] = field(default_factory=list)
-    tokens: list[str | None] = field(default_factory=list)
-    faults: dict[str, list[int]] = field(default_factory=dict)
-    """Status codes to answer with, one after another, to requests whose line holds the text."""
-    cut: dict[str, list[int]] = field(default_factory=dict)
-    """After so many bytes the connection is cut, likewise."""
-    needs_token: str | None = None
-    port: int = 0
-
-
-class Handler(http.server.BaseHTTPRequestHandler, ABC):
-    protocol_version = "HTTP/1.1"
-    store: Store
-
-    def log_message(self, *_: object) -> None:
-        """Tests look at `requests`."""
-
-    def do_HEAD(self) -> None:
-        self._handle()
-
-    def do_GET(self) -> None:
-        self._handle()
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._handle()
-
-    def _handle(self) -> None:
-        line = f"{self.command} {urllib.parse.unquote(self.path)} {self.headers.get('Range', '')}".strip()
-        self.store.requests.append(line)
-        self.store.tokens.append(self.headers.get("Authorization"))
-        for text, codes in self.store.faults.items():
-            if text in line and codes:
-                self._answer(codes.pop(0), b"<Error><Code>SlowDown</Code></Error>", {"Content-Type": "application/xml"})
-                return
-        parsed = urllib.parse.urlsplit(self.path)
-        self.handle_path(urllib.parse.unquote(parsed.path), dict(urllib.parse.parse_qsl(parsed.query)))
-
-    @abstractmethod
-    def handle_path(self, path: str, query: Mapping[str, str]) -> None:
-        """Answer a request that meets no fault."""
-
-    def _answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        for text, sizes in self.store.cut.items():
-            if text in self.store.requests[-1] and sizes:
-                self.wfile.write(body[: sizes.pop(0)])
-                self.wfile.flush()
-                self.close_connection = True
-                self.connection.close()
-                return
-        self.wfile.write(body)
-
-    def _answer_file(self, body: bytes, headers: Mapping[str, str]) -> None:
-        asked = self.headers.get("Range")
-        if asked is None:
-            self._answer(200, body, {"Accept-Ranges": "bytes", **headers})
-            return
-        first, _, last = asked.removeprefix("bytes=").partition("-")
-        start = int(first) if first else len(body) - int(last)
-        stop = min(int(last), len(body) - 1) + 1 if first and last else len(body)
-        if start >= len(body):
-            self._answer(416)
-            return
-        place = {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}", "Accept-Ranges": "bytes"}
-        self._answer(206, body[start:stop], {**place, **headers})
-
-
-class S3Handler(Handler):
-    """ListObjectsV2, HEAD and GET of objects, as far as reading needs them."""
-
-    def handle_path(self, path: str, query: Mapping[str, str]) -> None:
-        name = path.strip("/")
-        modified = datetime(2024, 5, 1, tzinfo=UTC)
-        if "list-type" in query:
-            self._list(name, query.get("prefix", ""), query.get("delimiter"), modified)
-        elif name in self.store.files:
-            body = self.store.files[name]
-            stamp = modified.strftime("%a, %d %b %Y %H:%M:%S GMT")
-            self._answer_file(body, {"ETag": f'"{hashlib.md5(body).hexdigest()}"', "Last-Modified": stamp})
-        else:
-            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>", {"Content-Type": "application/xml"})
-
-    def _list(self, bucket: str, prefix: str, delimiter: str | None, modified: datetime) -> None:
-        keys = [name.removeprefix(f"{bucket}/") for name in sorted(self.store.files) if name.startswith(f"{bucket}/")]
-        keys = [key for key in keys if key.startswith(prefix)]
-        folders = sorted({key[: key.index("/", len(prefix)) + 1] for key in keys if "/" in key[len(prefix) :]})
-        keys = [key for key in keys if not delimiter or "/" not in key[len(prefix) :]]
-        stamp = modified.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        contents = "".join(
-            f"<Contents><Key>{key}</Key><LastModified>{stamp}</LastModified><ETag>x</ETag>"
-            f"<Size>{len(self.store.files[f'{bucket}/{key}'])}</Size></Contents>"
-            for key in keys
-        )
-        common = "".join(f"<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>" for folder in folders)
-        body = (
-            f'<?xml version="1.0"?><ListBucketResult><Name>{bucket}</Name><Prefix>{prefix}</Prefix>'
-            f"<KeyCount>{len(keys) + len(folders)}</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>"
-            f"{contents}{common}</ListBucketResult>"
-        )
-        self._answer(200, body.encode(), {"Content-Type": "application/xml"})
 
 
 class HubHandler(Handler):
@@ -195,45 +77,30 @@ class HubHandler(Handler):
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-def serve(handler: type[Handler], files: dict[str, bytes]) -> Iterator[Store]:
-    store = Store(files)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (handler,), {"store": store}))
-    server.daemon_threads = True
-    store.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield store
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture
 def s3() -> Iterator[Store]:
-    yield from serve(
-        S3Handler,
-        {
-            "bucket/data/reviews/train.tsv": TSV.encode(),
-            "bucket/data/reviews/train-00000.jsonl.gz": gzip.compress(JSONL),
-            "bucket/data/reviews/rows.parquet": parquet_of(ROWS),
-            "bucket/data/reviews/deep/er/other.tsv": b"never\tlisted\n",
-            "bucket/elsewhere/x.tsv": b"never\tlisted\n",
-        },
-    )
+    files = {
+        "bucket/data/reviews/train.tsv": TSV.encode(),
+        "bucket/data/reviews/train-00000.jsonl.gz": gzip.compress(JSONL),
+        "bucket/data/reviews/rows.parquet": parquet_of(ROWS),
+        "bucket/data/reviews/deep/er/other.tsv": b"never\tlisted\n",
+        "bucket/elsewhere/x.tsv": b"never\tlisted\n",
+    }
+    with serve_s3(files) as store:
+        yield store
 
 
 @pytest.fixture
 def hub() -> Iterator[Store]:
-    yield from serve(
-        HubHandler,
-        {
-            "README.md": b"# Reviews",
-            "plain/train-00000-of-00002.parquet": parquet_of(ROWS[:300]),
-            "plain/train-00001-of-00002.parquet": parquet_of(ROWS[300:]),
-            "plain/validation-00000-of-00001.parquet": parquet_of(ROWS[:5]),
-            "en/docs.00000-of-00001.json.gz": gzip.compress(JSONL),
-        },
-    )
+    files = {
+        "README.md": b"# Reviews",
+        "plain/train-00000-of-00002.parquet": parquet_of(ROWS[:300]),
+        "plain/train-00001-of-00002.parquet": parquet_of(ROWS[300:]),
+        "plain/validation-00000-of-00001.parquet": parquet_of(ROWS[:5]),
+        "en/docs.00000-of-00001.json.gz": gzip.compress(JSONL),
+    }
+    with serve(HubHandler, files) as store:
+        yield store
 
 
 SCRIPT = """
@@ -290,10 +157,6 @@ def read(repository: Path, tmp_path: Path) -> Callable[..., Answer]:
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
-
-
-def options(store: Store) -> str:
-    return f"?endpoint_override=127.0.0.1:{store.port}&scheme=http"
 
 
 def test_original_files_are_found_below_a_bucket(s3: Store, read: Callable[..., Answer]) -> None:

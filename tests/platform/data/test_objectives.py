@@ -27,6 +27,7 @@ from mixtura.platform.data.objectives import (
     noise_counts,
     noise_span_to_unique_sentinel,
     noise_token_to_sentinel,
+    parameter_names,
     random_prefix_mask,
     random_segment_lengths,
     random_spans_helper,
@@ -426,6 +427,24 @@ def test_unknown_names_and_impossible_values_are_refused() -> None:
 def test_parameters_of_another_type_are_refused(parameters: dict, wanted: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(wanted)):
         make_objective("span_corruption", 999, parameters)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("closing_sentinel", [False, True])
+@given(lengths=st.lists(st.integers(1, 40), max_size=12), seed=st.integers(0, 2**32), density=st.floats(0.05, 0.9))
+def test_lengths_without_tokens_are_those_of_the_tokens(
+    name: str, closing_sentinel: bool, lengths: list[int], seed: int, density: float
+) -> None:
+    known = parameter_names(name)
+    given_ = {"noise_density": density, "closing_sentinel": closing_sentinel, "sentinels": None}
+    objective = make_objective(name, 999, {key: value for key, value in given_.items() if key in known})
+    pieces = Ragged.from_lists([list(range(3, 3 + length)) for length in lengths])
+    inputs, targets = objective.apply(pieces, keys(len(lengths), seed))
+    told = objective.lengths(np.array(lengths, dtype=np.int64), keys(len(lengths), seed))
+    assert [side.tolist() for side in told] == [inputs.lengths.tolist(), targets.lengths.tolist()]
+    if objective.fixed_lengths:
+        again = objective.lengths(np.array(lengths, dtype=np.int64), keys(len(lengths), seed + 1))
+        assert [side.tolist() for side in again] == [side.tolist() for side in told]
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

@@ -21,6 +21,7 @@ from mixtura.platform.data.stream import (
     count_rows,
     plan_window,
     ragged_column,
+    ragged_columns,
 )
 from mixtura.platform.errors import ConfigError, UnknownNameError
 
@@ -43,10 +44,11 @@ def test_L1_a_block_does_not_depend_on_lanes_or_batch_size(make_spec: MakeSpec) 
 def test_blocks_are_the_same_on_every_machine_and_version(make_spec: MakeSpec) -> None:
     # A change here means that runs cannot go on: raise STREAM_VERSION.
     rows = MixtureStream(make_spec()).build_block(5).to_pylist()
-    assert [row["tasks"] for row in rows[:4]] == [[1], [1, 1], [0], [0]]
-    assert [row["draws"] for row in rows[:4]] == [[40], [42, 46], [71], [79]]
-    assert rows[0]["inputs"] == [702, 895, 244, 539, 781, 6, 473, 806, 209, 468, 198, 323, 1]
-    assert rows[0]["targets"] == [417, 607, 397, 495, 1]
+    assert [row["tasks"] for row in rows if row["tasks"] != [0]] == [[1, 1], [1, 1], [2], [1, 1], [2, 1], [1], [2]]
+    (row,) = (row for row in rows if row["draws"] == [44, 41])
+    assert row["inputs"][:18] == [291, 496, 461, 82, 859, 693, 274, 666, 884, 621, 708, 342, 42, 427, 532, 100, 768, 1]
+    assert row["inputs"][18:] == [311, 565, 55, 807, 842, 787, 413, 382, 791, 1]
+    assert row["targets"] == [230, 1, 182, 544, 688, 696, 82, 814, 112, 1]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -54,13 +56,14 @@ def test_every_draw_is_in_a_block_once_whatever_the_packing(make_spec: MakeSpec,
     stream = MixtureStream(make_spec(packing=packing))
     for number in range(4):
         block = stream.build_block(number)
-        tasks, draws = stream.schedule.draws(number)
-        drawn = sorted(zip(tasks.tolist(), draws.tolist(), strict=True))
+        counts = stream.schedule.counts(number)
+        firsts = [stream.schedule.drawn_before(task, number) for task in range(4)]
+        drawn = [(task, firsts[task] + draw) for task in range(4) for draw in range(counts[task])]
         packed = zip(
             ragged_column(block, "tasks").values.tolist(), ragged_column(block, "draws").values.tolist(), strict=True
         )
         assert sorted(packed) == drawn
-        assert count_rows(block, 4)["examples"].tolist() == stream.schedule.counts(number)
+        assert count_rows(ragged_columns(block), 4)["examples"].tolist() == stream.schedule.counts(number)
         assert block.schema.equals(SCHEMA)
 
 
@@ -115,7 +118,7 @@ def test_L3_trimmed_tokens_and_examples_are_counted(make_spec: MakeSpec, caches:
                 epoch[segment["draw"]] = segment["trimmed"][0]
     assert len(epoch) == 60
     assert sum(epoch.values()) == np.maximum(lengths - 19, 0).sum() > 0
-    counters = count_rows(stream.build_block(2), 4)
+    counters = count_rows(ragged_columns(stream.build_block(2)), 4)
     segments = [segment for segment in _segments(stream.build_block(2)) if segment["task"] == 1]
     assert counters["trimmed_inputs"][1] == sum(segment["trimmed"][0] > 0 for segment in segments)
     assert counters["trimmed_input_tokens"][1] == sum(segment["trimmed"][0] for segment in segments)
@@ -139,7 +142,7 @@ def test_an_epoch_of_text_covers_every_token_and_the_next_one_is_corrupted_anew(
 
 def test_inputs_and_targets_of_full_pieces_fit_exactly(make_spec: MakeSpec) -> None:
     stream = MixtureStream(make_spec(packing="none"))
-    counters = count_rows(stream.build_block(0), 4)
+    counters = count_rows(ragged_columns(stream.build_block(0)), 4)
     assert counters["trimmed_inputs"][0] == counters["trimmed_targets"][0] == 0
 
 
@@ -191,7 +194,7 @@ def test_where_caches_lie_is_not_part_of_the_identity(make_spec: MakeSpec) -> No
         ({"inputs_length": 1}, "inputs_length is 1"),
         ({"targets_length": 6}, "targets_length is 6, but 32 input tokens .* need"),
         ({"first_sentinel": 1000}, "outside a vocabulary of 1000"),
-        ({"version": 0}, "version 0, this program makes version 1"),
+        ({"version": 0}, "version 0, this program makes version 2"),
         ({"tasks": ()}, "sum to 2\\^64"),
     ],
 )

@@ -82,10 +82,16 @@ def test_marks_in_text_are_plain_text_unless_asked_for(small: Vocabulary) -> Non
 
 
 def test_batches_give_the_same_ids_as_single_texts(small: Vocabulary) -> None:
-    batch = small.encode_batch(SENTENCES[:5])
-    assert [row.tolist() for row in batch] == [small.encode(text) for text in SENTENCES[:5]]
-    assert all(row.dtype == np.int32 for row in batch)
-    assert small.encode_batch([]) == []
+    for texts in (SENTENCES[:5], [*SENTENCES[:5], "", " ".join(SENTENCES)], ["", ""], []):
+        for threads in (1, 2):
+            batch = small.encode_batch(texts, threads=threads)
+            assert batch.to_lists() == [small.encode(text) for text in texts]
+            assert batch.values.dtype == np.int32
+
+
+def test_half_of_a_surrogate_pair_is_no_text(small: Vocabulary) -> None:
+    with pytest.raises(UnicodeError, match="surrogates not allowed"):
+        small.encode_batch(["the cat", "half \ud800"])
 
 
 def test_a_vocabulary_travels_to_another_process(small: Vocabulary) -> None:
