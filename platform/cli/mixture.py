@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,26 +39,23 @@ def show(
     temperature: Annotated[float | None, typer.Option(help="Try this temperature instead.")] = None,
     maximum: Annotated[int | None, typer.Option(help="Try this cap K on the examples of a task instead.")] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Prepare the data, for shares of tokens and for epochs over the run.")
+        bool,
+        typer.Option("--tokens", help="Prepare the data, for what is drawn, shares of tokens and epochs of the run."),
     ] = False,
+    run: Annotated[
+        str | None, typer.Option(help="Beside it, what this run has trained on so far, by its newest checkpoint.")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw the shares to this PNG file, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rate and the share of each task; with --tokens, or where sizes must be counted, from the data itself.
 
-    Example: mixtura mixture show quickstart --temperature 4
+    Example: mixtura mixture show quickstart --tokens --chart mixture.png
     """
-    from mixtura.platform.cli.output import bar, print_json, print_table
-    from mixtura.platform.orchestration.mixture import (
-        benchmark_shares,
-        declared_table,
-        mixture_table,
-        needs_data,
-        readable,
-        size_differences,
-        stream_spec,
-    )
-    from mixtura.platform.orchestration.prepare import map_inline, prepare
-    from mixtura.platform.orchestration.reporter import SilentReporter
+    from mixtura.platform.cli.output import bar, print_json, print_lines, print_table
+    from mixtura.platform.orchestration.mixture import SHARES, benchmark_shares, mixture_of
+    from mixtura.platform.orchestration.mixture_chart import plot_mixture, trained_shares
+    from mixtura.platform.orchestration.select import newest_state
     from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.workspace import workspace
 
@@ -65,22 +63,35 @@ def show(
     given += [f"mixture.temperature={temperature}"] if temperature is not None else []
     given += [f"mixture.maximum={maximum}"] if maximum is not None else []
     tree = load_recipe(recipe, given)
-    rows: list[dict[str, Any]]
-    if tokens or needs_data(tree):
-        prepared = prepare(tree, workspace(tree.run.root), map_inline, SilentReporter())
-        rows = mixture_table(tree, stream_spec(tree, prepared))
-        notes = size_differences(tree, rows)
-    else:
-        rows = declared_table(tree)
-        notes = ["from declared sizes, without reading any data; --tokens prepares it for shares of tokens and epochs"]
+    space = workspace(tree.run.root)
+    state = None if run is None else newest_state(space.existing_run(run))
+    rows, notes = mixture_of(tree, space, read_data=tokens or run is not None)
+    if state is not None:
+        rows = trained_shares(rows, state)
+    title = (
+        f"Mixture of {recipe} over {tree.training.steps} steps "
+        f"({tree.mixture.rates} rates, temperature {tree.mixture.temperature:g}, K {tree.mixture.maximum})"
+    )
+    if chart is not None:
+        plot_mixture(rows, title, chart)
     if as_json:
         print_json(rows)
         return
-    shown = [{**row, "": bar(whole["share of examples"])} for row, whole in zip(readable(rows), rows, strict=True)]
-    mixture = tree.mixture
-    title = f"{mixture.rates} rates, temperature {mixture.temperature:g}, K {mixture.maximum}"
-    notes = [*filter(None, [benchmark_shares(tree, rows)]), *notes]
-    print_table(f"Mixture of {recipe} over {tree.training.steps} steps ({title})", shown, notes="\n".join(notes))
+    widest = max(row["share of examples"] for row in rows)
+    barred = ("share of examples", "drawn", "trained")
+
+    def cell(name: str, value: Any) -> Any:
+        if name not in SHARES or value is None:
+            return value
+        return f"{value:6.1%} {bar(value / widest, 12)}" if name in barred else f"{value:.1%}"
+
+    shown = [{_HEADS.get(name, name): cell(name, value) for name, value in row.items()} for row in rows]
+    print_table(title, shown, notes="\n".join(filter(None, [benchmark_shares(tree, rows), *notes])))
+    if chart is not None:
+        print_lines(f"chart: {chart}")
+
+
+_HEADS = {"share of examples": "requested"}
 
 
 @app.command("overlap")

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 from mixtura.platform.config import Config
 from mixtura.platform.data.answer_window import answer_window
 from mixtura.platform.data.cache import TokenCache, open_cache
+from mixtura.platform.data.cache_store import Copies
 from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
 from mixtura.platform.evaluation.evaluator import (
@@ -29,6 +30,7 @@ from mixtura.platform.evaluation.evaluator import (
 )
 from mixtura.platform.files import write_bytes_atomically
 from mixtura.platform.orchestration import assemble
+from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.prepare import Prepared
 from mixtura.platform.orchestration.tasks import choice_of, chosen_task, prepared_splits, tasks_of
 from mixtura.platform.random_bits import key, order
@@ -69,6 +71,8 @@ class EvaluationJob:
     earlier_answers: str = ""
     """File of the same checkpoint's answers to the same examples, if there is one: they are judged again then."""
     threads: int = 1
+    copies: dict[str, Any] = field(default_factory=dict)
+    """`Copies` as a dictionary: where a node keeps local copies of caches that lie in a bucket."""
 
     @property
     def name(self) -> str:
@@ -121,6 +125,7 @@ def _job(config: Config, prepared: Prepared, name: str, split: str, threads: int
         decode_length=config.evaluation.decode_length,
         batch_tokens=config.evaluation.batch_tokens,
         threads=threads,
+        copies=asdict(copies_of(config)),
     )
 
 
@@ -130,11 +135,11 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
 
     torch.set_num_threads(job.threads)
     model, vocabulary = _loaded(job.checkpoint)
-    task, cache = chosen_task(job.task), open_cache(job.cache, job.split)
+    task, cache = chosen_task(job.task), open_cache(job.cache, job.split, Copies(**job.copies))
     examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)
     baselines: dict[str, Baseline] = {}
     if job.baselines:
-        targets = training_targets(job.training, vocabulary) if job.training else Counter()
+        targets = training_targets(job.training, vocabulary, Copies(**job.copies)) if job.training else Counter()
         baselines = trivial_baselines(task, targets, [example.fields for example in examples])
     texts = _earlier_texts(job, len(examples))
     if texts is not None:
@@ -189,9 +194,9 @@ def load_examples(
     return [examples[place] for place in chosen]
 
 
-def training_targets(place: str, vocabulary: Vocabulary) -> Counter[str]:
+def training_targets(place: str, vocabulary: Vocabulary, copies: Copies | None = None) -> Counter[str]:
     """The most frequent outputs that training saw, as text, with how often. Only those are turned into text."""
-    cache = open_cache(place, "train")
+    cache = open_cache(place, "train", copies)
     counts: Counter[bytes] = Counter()
     for shard in range(cache.count):
         for ids in cache.table(shard).column("targets"):

@@ -28,11 +28,15 @@ from mixtura.tasks.mixtures import HARD_CODED, SHARED_DATA
 
 if TYPE_CHECKING:
     from mixtura.platform.orchestration.prepare import Prepared
+    from mixtura.platform.workspace import Workspace
 
 _OBJECTIVE = "span_corruption"
 _PARAMETERS = ("noise_density", "mean_noise_span_length", "closing_sentinel", "sentinels")
 _SAMPLED_BLOCKS = 4
 _NOTABLY_EMPTY = 0.5
+
+SHARES = ("share of examples", "drawn", "trained", "share of tokens")
+"""Columns of a mixture's table that are between 0 and 1."""
 
 
 def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
@@ -316,7 +320,21 @@ def refuse_short_stream(config: Config, spec: StreamSpec) -> None:
         )
 
 
+def mixture_of(config: Config, space: Workspace, *, read_data: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """The table of a mixture and notes on it: from declared sizes where those are enough and no data shall be read."""
+    from mixtura.platform.orchestration.prepare import map_inline, prepare
+    from mixtura.platform.orchestration.reporter import SilentReporter
+
+    if not read_data and not needs_data(config):
+        note = (
+            "from declared sizes, without reading any data; --tokens prepares it for what is drawn, tokens and epochs"
+        )
+        return declared_table(config), [note]
+    spec = stream_spec(config, prepare(config, space, map_inline, SilentReporter()))
+    rows = mixture_table(config, spec)
+    return rows, [*stream_notes(config, spec), *size_differences(config, rows)]
+
+
 def readable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Shares written as percent, for people."""
-    shares = ("share of examples", "drawn", "share of tokens")
-    return [{**row, **{name: f"{row[name]:.1%}" for name in shares if name in row}} for row in rows]
+    return [{**row, **{name: f"{row[name]:.1%}" for name in SHARES if name in row}} for row in rows]

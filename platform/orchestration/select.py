@@ -8,7 +8,7 @@ from typing import Any
 from mixtura.platform.errors import CheckpointError, RequestError, UnknownNameError
 from mixtura.platform.tracking.records import read_events
 from mixtura.platform.tracking.selection import CheckpointScores, best_for, best_on_average, best_per_task, scores
-from mixtura.platform.training.checkpoint import CheckpointInfo, list_checkpoints, verify
+from mixtura.platform.training.checkpoint import CheckpointInfo, list_checkpoints, read_state, verify
 from mixtura.platform.workspace import CheckpointName, Run, Workspace, parse_checkpoint
 
 
@@ -22,11 +22,9 @@ def checkpoint_path(space: Workspace, text: str) -> Path:
 
 def _of_run(space: Workspace, named: CheckpointName) -> CheckpointInfo:
     run = space.existing_run(named.run)
-    saved = list_checkpoints(run.checkpoints)
-    if not saved:
-        raise RequestError(f"run {run.name!r} has no checkpoint yet")
+    last = _of_run_last(run)
     if named.which == "last":
-        return saved[-1]
+        return last
     if named.which == "best":
         return best_checkpoint(run)
     if named.which.startswith("best-"):
@@ -38,6 +36,18 @@ def _of_run(space: Workspace, named: CheckpointName) -> CheckpointInfo:
     if not named.which.isdigit():
         raise RequestError(f"{named.run}@{named.which}: after '@' comes a step, 'last', 'best' or 'best-TASK'")
     return _at(run, int(named.which))
+
+
+def newest_state(run: Run) -> dict[str, Any]:
+    """The state of a run's newest checkpoint: step, place in the stream, what was trained on so far."""
+    return read_state(_of_run_last(run).path)
+
+
+def _of_run_last(run: Run) -> CheckpointInfo:
+    saved = list_checkpoints(run.checkpoints)
+    if not saved:
+        raise RequestError(f"run {run.name!r} has no checkpoint yet")
+    return saved[-1]
 
 
 def best_checkpoint(run: Run) -> CheckpointInfo:
