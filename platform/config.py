@@ -217,10 +217,10 @@ class DataSection(Section):
     """Shards whose segments are shuffled together."""
     segment_rows: Annotated[int, STREAM] = Field(default=16, ge=1)
     """Neighbouring rows that are visited together: more for slow stores, 1 where neighbours are alike."""
-    prepare_at_once: Annotated[int, FREE] = Field(default=2, ge=1)
-    """Shards that Ray Data prepares at the same time."""
+    prepare_at_once: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """Shards that Ray Data prepares at the same time; as many as there are CPUs if not given."""
     prefetch_blocks: Annotated[int, FREE] = Field(default=16, ge=1)
-    """Blocks of each of its lanes in one window of a worker's Ray Data pipeline; so far it is ahead."""
+    """Blocks of each of its lanes that a worker has ready or under way at most; half of them are one window."""
     stream_memory: Annotated[str, FREE] = "1GB"
     """Most memory of the blocks that a worker holds or has under way; fewer are built ahead where it is less."""
     prepare: Annotated[Literal["auto", "before_training", "while_training"], FREE] = "auto"

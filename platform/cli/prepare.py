@@ -12,6 +12,7 @@ def prepare(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     from mixtura.platform.cli.output import print_lines
     from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.data.filesystems import shown
     from mixtura.platform.orchestration.prepare import prepare as prepare_caches
     from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.orchestration.train import executor_for
@@ -21,5 +22,5 @@ def prepare(recipe: Recipe, overrides: Overrides = None) -> None:
     space = workspace(tree.run.root)
     with executor_for(tree) as executor:
         prepared = prepare_caches(tree, space, executor.map_shards, TerminalReporter())
-    for name, directory in prepared.caches.items():
-        print_lines(f"{name}: {directory}")
+    for name, place in prepared.caches.items():
+        print_lines(f"{name}: {shown(place)}")

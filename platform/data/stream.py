@@ -9,6 +9,7 @@ into batches. How many rows a block has follows from lengths alone, without a to
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import heapq
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ class MixtureStream:
     """Builds the blocks of a spec. Caches are opened and verified at the first block, or by `open`."""
 
     def __init__(self, spec: StreamSpec, copies: Copies | None = None) -> None:
-        self.spec, self._copies = spec, copies
+        self.spec, self.copies = spec, copies
         rates = [task.rate_bits for task in spec.tasks]
         self.schedule: Draws
         if spec.draws == "sampled":
@@ -53,6 +54,17 @@ class MixtureStream:
             phases = [phase(spec.seed, task.name) for task in spec.tasks]
             self.schedule = Schedule(rates, phases, spec.block_size, spec.key("block"), spec.changes)
         self._lane_key, self._rows_key = spec.key("lanes"), spec.key("rows")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, so that any process can make it again."""
+        copies = None if self.copies is None else dataclasses.asdict(self.copies)
+        return {"spec": self.spec.to_dict(), "copies": copies}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MixtureStream:
+        """From what `to_dict` gave."""
+        copies = None if values["copies"] is None else Copies(**values["copies"])
+        return cls(StreamSpec.from_dict(values["spec"]), copies)
 
     def open(self) -> None:
         """Open and verify all caches now, so that what is wrong is said before anything starts."""
@@ -65,7 +77,7 @@ class MixtureStream:
             for at, task in enumerate(self.spec.tasks)
         ]
         return [
-            TaskReader(self.spec, task, self._copies) if is_drawn else None
+            TaskReader(self.spec, task, self.copies) if is_drawn else None
             for task, is_drawn in zip(self.spec.tasks, drawn, strict=True)
         ]
 

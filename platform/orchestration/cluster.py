@@ -1,25 +1,45 @@
-"""A Ray cluster to work on, and the one ledger by which its CPUs are divided."""
+"""A Ray cluster to work on, and the one ledger by which its CPUs and memory are divided."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mixtura.platform.config import ExecutorSection
+from mixtura.platform.config import DataSection, ExecutorSection, parse_bytes
 from mixtura.platform.errors import ResourceError
 
 _SMALLEST_SHARE = 0.01
+_LARGE_ENOUGH = 0.25
+"""CPUs of a block builder, below which one of them is better than two of half the size."""
+_STORE_SHARE = 0.5
+"""Of a node's object store that blocks of the stream may take; the rest is for evaluation and preparation."""
+_STREAM_MEMORY = parse_bytes(DataSection().stream_memory)
 _HOUR_MS = 3_600_000
 _PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
+class Node:
+    """What one machine of a cluster has."""
+
+    cpus: float
+    gpus: float = 0.0
+    object_store: int | None = None
+    """bytes of memory that Ray shares between processes; None where it is not known"""
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """Who may use how many CPUs of the cluster while a run trains; fractions where the machine is small."""
+    """Who may use how much of the cluster while a run trains; fractions of CPUs where the machine is small.
+
+    The shares of those who may wait for one another (a worker for its builders, a builder for a shard that is being
+    prepared, training for evaluation) are apart, so that each goes on while the others wait.
+    """
 
     cpus: float
     workers: int
@@ -28,55 +48,104 @@ class Ledger:
     builder_cpus: float
     """CPUs of one block-building task."""
     builders: int
-    """Block-building tasks at a time in each worker's pipeline."""
+    """Block-building tasks at a time in each worker's pipelines."""
     evaluator_cpus: float
     evaluators: int
+    preparer_cpus: float
+    """CPUs of one task that prepares a shard while others train."""
+    preparers: int
+    """0 where everything is prepared before."""
+    stream_memory: int
+    """Most bytes of the blocks that each worker holds or has under way."""
 
     def describe(self) -> str:
         """One line for the terminal."""
         gpus = f" + {self.worker_gpus:g} GPU" if self.worker_gpus else ""
-        return (
-            f"{self.workers} x {self.worker_cpus:g} CPU{gpus} train, "
-            f"{self.workers * self.builders} x {self.builder_cpus:g} build blocks, "
-            f"{self.evaluators} x {self.evaluator_cpus:g} evaluate, of {self.cpus:g} CPUs"
-        )
+        parts = [
+            f"{self.workers} x {self.worker_cpus:g} CPU{gpus} train",
+            f"{self.workers * self.builders} x {self.builder_cpus:g} build blocks",
+            f"{self.evaluators} x {self.evaluator_cpus:g} evaluate",
+        ]
+        if self.preparers:
+            parts.append(f"{self.preparers} x {self.preparer_cpus:g} prepare")
+        blocks = f"up to {self.stream_memory / 1e6:,.0f} MB of blocks for each worker"
+        return f"{', '.join(parts)}, of {self.cpus:g} CPUs; {blocks}"
+
+    def places(self) -> list[tuple[float, float]]:
+        """(CPUs, GPUs) of all that runs at the same time, each on one node."""
+        return [
+            *[(self.worker_cpus, self.worker_gpus)] * self.workers,
+            *[(self.builder_cpus, 0.0)] * (self.builders * self.workers),
+            *[(self.evaluator_cpus, 0.0)] * self.evaluators,
+            *[(self.preparer_cpus, 0.0)] * self.preparers,
+        ]
 
 
-def divide(cpus: float, gpus: float, settings: ExecutorSection) -> Ledger:
-    """Divide a cluster: half of the CPUs train (or what was asked for), a quarter builds blocks, a quarter evaluates.
+def divide(
+    cpus: float,
+    gpus: float,
+    settings: ExecutorSection,
+    *,
+    preparing: bool = False,
+    stream_memory: int = _STREAM_MEMORY,
+    nodes: Sequence[Node] = (),
+) -> Ledger:
+    """Divide a cluster: half of the CPUs train (or what was asked for), the others build blocks and evaluate.
+
+    Where shards are prepared while the run trains, a third of the others prepares them. Each worker may have
+    `stream_memory` bytes of blocks, or what its node's object store has for it. One node has all where none are given.
 
     Raises ResourceError with the numbers where the plan could never be scheduled.
 
     >>> divide(2, 0, ExecutorSection(workers=2)).describe()
-    '2 x 0.5 CPU train, 2 x 0.25 build blocks, 2 x 0.25 evaluate, of 2 CPUs'
+    '2 x 0.5 CPU train, 2 x 0.25 build blocks, 2 x 0.25 evaluate, of 2 CPUs; up to 1,000 MB of blocks for each worker'
     """
-    workers = settings.workers
-    wanted_gpus = settings.gpus_per_worker * workers
-    if wanted_gpus > gpus:
-        raise ResourceError(
-            f"{workers} workers with {settings.gpus_per_worker:g} GPUs each need {wanted_gpus:g} GPUs; "
-            f"the cluster has {gpus:g}: lower executor.workers or executor.gpus_per_worker"
-        )
-    worker = settings.cpus_per_worker if settings.cpus_per_worker is not None else _rounded(cpus / 2 / workers)
-    share = (cpus - worker * workers) / 2
-    if share < _SMALLEST_SHARE * workers:
-        raise ResourceError(
-            f"{workers} workers with {worker:g} CPUs each leave {max(0.0, cpus - worker * workers):g} of {cpus:g} CPUs "
-            "for building blocks and evaluation, which would wait for ever: "
-            "lower executor.cpus_per_worker or executor.workers"
-        )
-    builder = _rounded(min(1.0, share / workers))
-    evaluator = _rounded(min(1.0, share / 2)) if settings.gpus_per_worker == 0 else min(1.0, share)
+    nodes, workers = nodes or [Node(cpus, gpus)], settings.workers
+    worker = settings.cpus_per_worker
+    if worker is None:
+        worker = _rounded(min(cpus / 2 / workers, max(node.cpus for node in nodes)))
+    _refuse_missing_gpus(gpus, settings)
+    _refuse_workers_without_a_place(nodes, worker, settings)
+    kinds = 3 if preparing else 2
+    share = (cpus - worker * workers) / kinds
+    while share >= _SMALLEST_SHARE * workers:
+        ledger = _with_share(cpus, worker, share, settings, stream_memory, preparing)
+        if all_have_a_place(nodes, ledger.places()):
+            return dataclasses.replace(ledger, stream_memory=_memory_of_each(nodes, ledger))
+        share *= 0.75  # what is left lies on several nodes, in pieces that are too small
+    work = "building blocks, evaluation and preparation" if preparing else "building blocks and evaluation"
+    raise ResourceError(
+        f"{workers} workers with {worker:g} CPUs each leave {max(0.0, cpus - worker * workers):g} of {cpus:g} CPUs "
+        f"for {work}, which would wait for ever: lower executor.cpus_per_worker or executor.workers"
+    )
+
+
+def _with_share(
+    cpus: float, worker: float, share: float, settings: ExecutorSection, stream_memory: int, preparing: bool
+) -> Ledger:
+    """Every kind of work beside training has the same share of the CPUs."""
+    workers, gpus = settings.workers, settings.gpus_per_worker
+    of_worker = share / workers
+    builder = _rounded(min(1.0, of_worker / 2 if of_worker >= 2 * _LARGE_ENOUGH else of_worker))
+    evaluator = _rounded(min(1.0, share / 2 if gpus == 0 else share))
+    preparer = _rounded(min(1.0, share)) if preparing else 0.0
     return Ledger(
         cpus=cpus,
         workers=workers,
         worker_cpus=worker,
-        worker_gpus=settings.gpus_per_worker,
+        worker_gpus=gpus,
         builder_cpus=builder,
-        builders=max(1, int(share / workers / builder + 1e-9)),
+        builders=_how_many(of_worker, builder),
         evaluator_cpus=evaluator,
-        evaluators=max(1, min(8, int(share / evaluator + 1e-9))),
+        evaluators=min(8, _how_many(share, evaluator)),
+        preparer_cpus=preparer,
+        preparers=_how_many(share, preparer) if preparing else 0,
+        stream_memory=stream_memory,
     )
+
+
+def _how_many(share: float, each: float) -> int:
+    return max(1, int(share / each + 1e-9))
 
 
 def _rounded(share: float) -> float:
@@ -84,9 +153,60 @@ def _rounded(share: float) -> float:
     return float(int(share)) if share >= 1 else int(share * 1000) / 1000
 
 
+def _refuse_missing_gpus(gpus: float, settings: ExecutorSection) -> None:
+    wanted = settings.gpus_per_worker * settings.workers
+    if wanted > gpus:
+        raise ResourceError(
+            f"{settings.workers} workers with {settings.gpus_per_worker:g} GPUs each need {wanted:g} GPUs; "
+            f"the cluster has {gpus:g}: lower executor.workers or executor.gpus_per_worker"
+        )
+
+
+def _refuse_workers_without_a_place(nodes: Sequence[Node], worker: float, settings: ExecutorSection) -> None:
+    gpus = settings.gpus_per_worker
+    if settings.cpus_per_worker is not None and not all_have_a_place(nodes, [(worker, gpus)] * settings.workers):
+        found = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
+        raise ResourceError(
+            f"{settings.workers} workers with {worker:g} CPUs and {gpus:g} GPUs each do not fit on nodes that have "
+            f"{found}: lower executor.cpus_per_worker or executor.workers"
+        )
+
+
+def all_have_a_place(nodes: Sequence[Node], places: Sequence[tuple[float, float]]) -> bool:
+    """Whether all of these (CPUs, GPUs) fit on the nodes at once, each on one: the largest first, where there is room.
+
+    >>> all_have_a_place([Node(2), Node(2)], [(3, 0)]), all_have_a_place([Node(2), Node(2)], [(1.5, 0), (1.5, 0)])
+    (False, True)
+    """
+    free = [[node.cpus, node.gpus] for node in nodes]
+    for cpus, gpus in sorted(places, key=lambda place: (place[1], place[0]), reverse=True):
+        node = next((one for one in free if one[0] >= cpus - 1e-9 and one[1] >= gpus - 1e-9), None)
+        if node is None:
+            return False
+        node[0], node[1] = node[0] - cpus, node[1] - gpus
+    return True
+
+
+def _memory_of_each(nodes: Sequence[Node], ledger: Ledger) -> int:
+    """Bytes of blocks of each worker, where as many workers as a node can hold share its object store."""
+    least = ledger.stream_memory
+    for node in nodes:
+        there = min(ledger.workers, int(node.cpus / ledger.worker_cpus + 1e-9))
+        if ledger.worker_gpus:
+            there = min(there, int(node.gpus / ledger.worker_gpus + 1e-9))
+        if node.object_store is not None and there:
+            least = min(least, int(node.object_store * _STORE_SHARE / there))
+    return least
+
+
 @contextlib.contextmanager
-def connected(settings: ExecutorSection) -> Iterator[Ledger]:
-    """Connect to the running cluster (`executor.address`, or the job's own), or start one on this machine."""
+def connected(
+    settings: ExecutorSection, *, preparing: bool = False, stream_memory: int = _STREAM_MEMORY
+) -> Iterator[Ledger]:
+    """Connect to the running cluster (`executor.address`, or the job's own), or start one on this machine.
+
+    Divides it as `divide` does.
+    """
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if not address:
         _keep_to_loopback()
@@ -108,10 +228,28 @@ def connected(settings: ExecutorSection) -> Iterator[Ledger]:
             f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`"
         ) from None
     try:
-        resources = ray.cluster_resources()
-        yield divide(resources.get("CPU", 0), resources.get("GPU", 0), settings)
+        has = ray.cluster_resources()
+        nodes = nodes_of_cluster()
+        yield divide(
+            has.get("CPU", 0),
+            has.get("GPU", 0),
+            settings,
+            preparing=preparing,
+            stream_memory=stream_memory,
+            nodes=nodes,
+        )
     finally:
         ray.shutdown()
+
+
+def nodes_of_cluster() -> list[Node]:
+    """The machines of the cluster that this process is connected to."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(has.get("CPU", 0.0), has.get("GPU", 0.0), int(has.get("object_store_memory", 0)) or None) for has in alive
+    ]
 
 
 def _keep_to_loopback() -> None:

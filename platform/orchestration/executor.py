@@ -26,6 +26,12 @@ class Executor(Protocol):
     def map_shards(self, function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
         """Call a function on every job; results in any order."""
 
+    def map_beside(
+        self, function: Callable[..., Job], jobs: Sequence[Job], stopped: Callable[[], bool]
+    ) -> Iterator[Job]:
+        """The same while something trains, on CPUs of its own. In this process the function is also given `stopped`,
+        which says when to give up."""
+
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
         """Run evaluation jobs; results in their order."""
 
@@ -46,6 +52,12 @@ class InlineExecutor:
     def map_shards(self, function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
         """One job after the other."""
         return map(function, jobs)
+
+    def map_beside(
+        self, function: Callable[..., Job], jobs: Sequence[Job], stopped: Callable[[], bool]
+    ) -> Iterator[Job]:
+        """One job after the other, on the caller's thread."""
+        return (function(job, stopped) for job in jobs)
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
         """One job after the other."""

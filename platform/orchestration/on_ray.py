@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.errors import MixturaError, TrainingError, from_plain, to_plain
-from mixtura.platform.orchestration.blocks import RayBlocks, quiet_data
+from mixtura.platform.orchestration.block_pipeline import quiet_data
+from mixtura.platform.orchestration.blocks import RayBlocks, refuse_too_few_blocks
 from mixtura.platform.orchestration.cluster import Ledger
 from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
 from mixtura.platform.orchestration.executor import Job
@@ -23,9 +25,10 @@ _DAY_S = 24 * 3600
 class RayExecutor:
     """Runs functions on the cluster that this process is connected to, within a ledger."""
 
-    def __init__(self, ledger: Ledger, max_failures: int, shards_at_once: int, blocks_per_lane: int) -> None:
+    def __init__(self, ledger: Ledger, max_failures: int, shards_at_once: int | None, blocks_per_lane: int) -> None:
         self.ledger, self.max_failures = ledger, max_failures
-        self.shards_at_once, self.blocks_per_lane = shards_at_once, blocks_per_lane
+        self.shards_at_once = shards_at_once or max(1, int(ledger.cpus))
+        self.blocks_per_lane = blocks_per_lane
         self.threads = max(1, int(ledger.cpus / ledger.workers))
         self._evaluators: list[Any] = []
 
@@ -35,21 +38,17 @@ class RayExecutor:
 
     def map_shards(self, function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
         """Ray Data maps the function over the jobs, a task for each."""
-        if not jobs:
-            return
-        import ray.data
-
-        quiet_data()
         share = min(1.0, self.ledger.cpus / self.shards_at_once)
-        requests = [{"job": json.dumps(job)} for job in jobs]
-        dataset = ray.data.from_items(requests, override_num_blocks=len(requests)).map(
-            partial(_call_as_json, function=function), num_cpus=share, concurrency=self.shards_at_once
-        )
-        for row in dataset.iter_rows():
-            answer = json.loads(row["answer"])
-            if "error" in answer:
-                raise from_plain(answer["error"])
-            yield answer["result"]
+        return _map_jobs(function, jobs, cpus=share, at_once=self.shards_at_once)
+
+    def map_beside(
+        self,
+        function: Callable[..., Job],
+        jobs: Sequence[Job],
+        stopped: Callable[[], bool],  # noqa: ARG002 (a pipeline that is let go ends its tasks)
+    ) -> Iterator[Job]:
+        """A pipeline of its own on the CPUs that the ledger keeps for it."""
+        return _map_jobs(function, jobs, cpus=self.ledger.preparer_cpus, at_once=self.ledger.preparers)
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
         """Share the jobs among the evaluators."""
@@ -71,6 +70,7 @@ class RayExecutor:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         run, ledger = Run(Path(plan.run)), self.ledger
+        refuse_too_few_blocks(StreamSpec.from_dict(plan.stream), ledger.workers, ledger.stream_memory)
         for name in ("outcome.json", "failure.json"):
             (run.path / name).unlink(missing_ok=True)
         gpu = ledger.worker_gpus > 0
@@ -85,6 +85,7 @@ class RayExecutor:
                 "builder_cpus": ledger.builder_cpus,
                 "builders": ledger.builders,
                 "blocks_per_lane": self.blocks_per_lane,
+                "memory": ledger.stream_memory,
             },
             scaling_config=ScalingConfig(num_workers=ledger.workers, use_gpu=gpu, resources_per_worker=resources),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=_DAY_S),
@@ -105,6 +106,23 @@ class RayExecutor:
             ) from error
         _raise_failure(run)
         return bool(json.loads((run.path / "outcome.json").read_text())["finished"])
+
+
+def _map_jobs(function: Callable[[Job], Job], jobs: Sequence[Job], *, cpus: float, at_once: int) -> Iterator[Job]:
+    if not jobs:
+        return
+    import ray.data
+
+    quiet_data()
+    requests = [{"job": json.dumps(job)} for job in jobs]
+    dataset = ray.data.from_items(requests, override_num_blocks=len(requests)).map(
+        partial(_call_as_json, function=function), num_cpus=cpus, concurrency=min(at_once, len(jobs))
+    )
+    for row in dataset.iter_rows():
+        answer = json.loads(row["answer"])
+        if "error" in answer:
+            raise from_plain(answer["error"])
+        yield answer["result"]
 
 
 class Evaluator:
@@ -162,6 +180,7 @@ def _train_rank(given: dict[str, Any]) -> None:
             builder_cpus=given["builder_cpus"],
             builders=given["builders"],
             blocks_per_lane=given["blocks_per_lane"],
+            memory=given["memory"],
         ),
         evaluate=lambda path, step: evaluation_events(
             run.path, path, step, validation, partial(evaluate_on, given["evaluators"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixtura.platform.config import Config
-from mixtura.platform.data.cache import TokenCache, open_cache, read_manifest
+from mixtura.platform.data.cache import TokenCache, is_closed, open_cache, read_manifest
 from mixtura.platform.data.cache_store import Copies
 from mixtura.platform.data.filesystems import is_uri, joined, shown
 from mixtura.platform.data.overlap import (
@@ -61,7 +61,7 @@ def check_overlap(
 ) -> OverlapReport:
     """Compare all evaluated splits of a recipe with all its unsupervised text, where that was not done before."""
     texts, evaluated = compared(config)
-    _refuse_pending(prepared)
+    _refuse_unfinished(prepared, texts)
     caches, copies = prepared.caches, copies_of(config)
     vocabulary = Vocabulary(prepared.vocabulary)
     made_from = {name: [read_manifest(caches[name])["made_from"], *splits] for name, splits in evaluated.items()}
@@ -102,12 +102,12 @@ def compared(config: Config) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     return texts, evaluated
 
 
-def _refuse_pending(prepared: Prepared) -> None:
-    if prepared.pending:
-        names = ", ".join(cache.name for cache in prepared.pending)
+def _refuse_unfinished(prepared: Prepared, texts: Sequence[str]) -> None:
+    if unfinished := [name for name in texts if not is_closed(prepared.caches[name])]:
         raise ConfigError(
-            f"overlap is looked for in text that is there, but {names} would be prepared while the run trains: "
-            "set data.prepare=before_training"
+            f"overlap is looked for in text that is there, but {', '.join(unfinished)} is not prepared whole (held to "
+            "its first examples or tokens, or prepared while the run trains): set data.prepare=before_training, and "
+            "leave first_examples and first_tokens out or set data.drop_overlap"
         )
 
 

@@ -1,93 +1,128 @@
-"""Token caches for a recipe: one function over one shard, mapped over all shards that are not committed yet."""
+"""The vocabulary and the token caches of a recipe: one function over one shard, mapped over all that are missing.
+
+    recipe -> vocabulary -> for each task: a place that is named for all that the cache is made from
+                                           -> listing, shards (in any order, anywhere), manifest
+
+A cache is never made twice and never half: whatever interrupts the work, the same command goes on from the shards that
+are committed and ends with the same bytes.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from mixtura.platform.config import Config
 from mixtura.platform.data.cache import (
-    MANIFEST,
-    cache_folder,
+    begin,
     cache_key,
+    cache_place,
     commit,
     committed_shards,
+    is_closed,
     open_cache,
     read_manifest,
-    write_shard,
+    remove_leftovers,
+    why_new,
 )
-from mixtura.platform.data.task import Example, RejectedRow, Shard, Task
+from mixtura.platform.data.filesystems import absolute, is_uri
+from mixtura.platform.data.stream_spec import first_epoch_shards
+from mixtura.platform.data.task import Example, Task
 from mixtura.platform.data.vocabulary import Vocabulary, train_vocabulary
+from mixtura.platform.errors import RequestError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
+from mixtura.platform.orchestration.prepare_plan import Needed, needed_of, prepared_later, whole_because
 from mixtura.platform.orchestration.reporter import Reporter
+from mixtura.platform.orchestration.shard_job import PREPARING, ShardJob, prepare_shard
 from mixtura.platform.orchestration.tasks import (
     choice_of,
-    chosen_task,
     has_data,
     prepared_splits,
     refuse_all_rejected,
     tasks_of,
 )
-from mixtura.platform.workspace import Workspace
-
-PREPARING = "1"
-"""Version of what `prepare_shard` does: raised whenever the same examples would make other rows."""
-
-_ROWS_AT_ONCE = 1000
+from mixtura.platform.workspace import Workspace, in_submitted_job
 
 _VOCABULARY_BYTES = 32_000_000
 """Text that a vocabulary is trained on is chosen from this much."""
 
-MapShards = Callable[[Callable[[dict[str, Any]], dict[str, Any]], Sequence[dict[str, Any]]], Iterator[dict[str, Any]]]
+Job = dict[str, Any]
+MapShards = Callable[[Callable[[Job], Job], Sequence[Job]], Iterator[Job]]
 """Calls a function on every job, here or anywhere in a cluster, and gives the results in any order."""
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """One shard to prepare; plain values, so that it can be sent anywhere."""
+class PendingCache:
+    """A cache that is begun, whose shards are to be prepared while training reads it."""
 
-    task: dict[str, Any]
-    """A `TaskChoice` as a dictionary."""
-    shard: dict[str, Any]
-    """A `Shard` as a dictionary: nothing is listed again where it is read."""
-    split: str
-    index: int
-    count: int
-    directory: str
-    vocabulary: str
+    name: str
+    place: str
+    made_from: Mapping[str, Any]
+    counts: Mapping[str, int]
+    jobs: tuple[Job, ...]
+    """One for each shard, in the order in which the task's first epoch visits them."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a mixture needs on disk: its vocabulary and the cache of each task."""
+    """What a mixture needs: its vocabulary and the cache of each task."""
 
     vocabulary: Path
-    caches: dict[str, Path]
+    caches: dict[str, str]
+    """Folder or URI of each task's cache."""
+    pending: tuple[PendingCache, ...] = field(default=(), compare=False)
+    """Caches that are still to be prepared, by a `Preparer`, while the run trains."""
+    overlap: Mapping[str, str] = field(default_factory=dict)
+    """Of each unsupervised task where the ranges of its text lie that overlap with evaluation examples."""
 
 
-def map_inline(
-    function: Callable[[dict[str, Any]], dict[str, Any]], jobs: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def map_inline(function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
     """A `MapShards` of one process, without Ray."""
     return map(function, jobs)
 
 
-def prepare(config: Config, space: Workspace, map_shards: MapShards, reporter: Reporter) -> Prepared:
-    """The vocabulary and the caches of a recipe's mixture, made where they are not committed yet."""
+def prepare(
+    config: Config, space: Workspace, map_shards: MapShards, reporter: Reporter, *, leave_pending: bool = False
+) -> Prepared:
+    """The vocabulary and the caches of a recipe's mixture, made where they are not committed yet; and where text is to
+    be left out that overlaps with evaluation examples, what of it does.
+
+    With `leave_pending` big sources that can be trained on meanwhile are only begun: see `Prepared.pending`.
+    """
     tasks = tasks_of(config)
     for name in [name for name, task in tasks.items() if not has_data(task)]:
         del tasks[name]
         reporter.line(f"{name}: there are no rows with public answers to evaluate it on; it is left out")
     with disk_full_is_an_answer(space.root, "preparing token caches"):
         vocabulary = prepare_vocabulary(config, space, list(tasks.values()), reporter)
-        caches = {
-            name: prepare_task(task, asdict(choice_of(config, name)), vocabulary, space, map_shards, reporter)
-            for name, task in tasks.items()
-        }
-    return Prepared(vocabulary.path, caches)
+        root = caches_root(config, space)
+        caches = [_CacheWork(config, task, vocabulary, root, map_shards, reporter) for task in tasks.values()]
+        pending = [left for cache in caches if (left := cache.prepare(leave_pending=leave_pending)) is not None]
+    prepared = Prepared(vocabulary.path, {cache.task.name: cache.place for cache in caches}, tuple(pending))
+    if config.data.drop_overlap is None:
+        return prepared
+    from mixtura.platform.orchestration.overlap import check_overlap  # which imports this module
+
+    found = check_overlap(config, prepared, map_shards, reporter, config.data.drop_overlap)
+    return replace(prepared, overlap=found.folders)
+
+
+def caches_root(config: Config, space: Workspace) -> str:
+    """Folder or URI of all token caches."""
+    given = config.data.caches
+    if given is None:
+        return str(space.caches)
+    if in_submitted_job() and not is_uri(given) and not Path(given).expanduser().is_absolute():
+        raise RequestError(
+            f"data.caches is {given!r}, but a submitted job works in a copy of its folder that is deleted later: "
+            "give an absolute path or a bucket"
+        )
+    return absolute(given)
 
 
 def prepare_vocabulary(config: Config, space: Workspace, tasks: Sequence[Task], reporter: Reporter) -> Vocabulary:
@@ -125,103 +160,150 @@ def _texts_of(task: Task) -> Iterator[str]:
                 yield from (example.fields[name] for name in fields)
 
 
-def prepare_task(
-    task: Task,
-    choice: dict[str, Any],
-    vocabulary: Vocabulary,
-    space: Workspace,
-    map_shards: MapShards,
-    reporter: Reporter,
-) -> Path:
+@dataclass(frozen=True)
+class _CacheWork:
     """The cache of one task with all its splits; only shards that are not committed are made."""
-    splits = prepared_splits(task)
-    made_from = {
-        "source": {split: task.source.fingerprint(split) for split in splits},
-        "preprocessing": task.identity,
-        "preparing": PREPARING,
-        "vocabulary": vocabulary.fingerprint,
-    }
-    directory = cache_folder(space.caches, task.name, made_from)
-    with exclusive_lock(directory / ".lock", f"the cache of {task.name} is being prepared", wait=True):
-        if (directory / MANIFEST).is_file():
-            for split in splits:
-                open_cache(directory, split)
-            return directory
-        _remove_leftovers(directory)
-        for split in splits:
-            refuse_all_rejected(task, split)
-        shards = {split: task.shards(split) for split in splits}
-        counts = {split: len(listed) for split, listed in shards.items()}
-        jobs = [
-            asdict(
-                ShardJob(
-                    choice, asdict(shards[split][index]), split, index, count, str(directory), str(vocabulary.path)
+
+    config: Config
+    task: Task
+    vocabulary: Vocabulary
+    root: str
+    map_shards: MapShards
+    reporter: Reporter
+
+    @functools.cached_property
+    def made_from(self) -> dict[str, Any]:
+        """Everything that decides the bytes of the cache."""
+        return {
+            "source": {split: self.task.source.fingerprint(split) for split in prepared_splits(self.task)},
+            "preprocessing": self.task.identity,
+            "preparing": PREPARING,
+            "vocabulary": self.vocabulary.fingerprint,
+        }
+
+    @functools.cached_property
+    def place(self) -> str:
+        """Named for what it is made from."""
+        return cache_place(self.root, self.task.name, self.made_from)
+
+    @functools.cached_property
+    def jobs(self) -> dict[str, list[Job]]:
+        """Of each split, one for each shard, in the order of the listing."""
+        choice = asdict(choice_of(self.config, self.task.name))
+        shards = {split: self.task.shards(split) for split in prepared_splits(self.task)}
+        return {
+            split: [
+                asdict(
+                    ShardJob(choice, asdict(shard), split, index, len(listed), self.place, str(self.vocabulary.path))
                 )
-            )
-            for split, count in counts.items()
-            for index in sorted(set(range(count)) - set(committed_shards(directory, split, count)))
-        ]
-        total = sum(counts.values())
-        for done, _ in enumerate(map_shards(prepare_shard, jobs), start=total - len(jobs) + 1):
-            reporter.progress(f"prepare {task.name}", done, total, "shards")
-        commit(directory, task.name, made_from, counts)
-    reporter.settle()
-    reporter.line(describe_cache(task, directory))
-    return directory
+                for index, shard in enumerate(listed)
+            ]
+            for split, listed in shards.items()
+        }
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Shards of each split."""
+        return {split: len(jobs) for split, jobs in self.jobs.items()}
+
+    def prepare(self, *, leave_pending: bool) -> PendingCache | None:
+        """Make all of the cache, or as much as is needed; what is returned is left to be made during training."""
+        if is_closed(self.place):
+            for split in prepared_splits(self.task):
+                open_cache(self.place, split)
+            return None
+        if reason := why_new(self.root, self.task.name, self.made_from):
+            self.reporter.line(f"{self.task.name}: {reason}")
+        for split in self.jobs:
+            refuse_all_rejected(self.task, split)
+        needed = needed_of(self.config, self.task, self.vocabulary)
+        if leave_pending and prepared_later(self.config, self.task):
+            self._begin()
+            return self._pending()
+        if leave_pending and needed is None:
+            self._say_why_whole()
+        with lock_of(self.place, f"the cache of {self.task.name} is being prepared", wait=True):
+            if not is_closed(self.place):
+                self._begin()
+                remove_leftovers(self.place)
+                if needed is None:
+                    self._prepare_whole()
+                else:
+                    self._prepare_first(needed)
+        self.reporter.settle()
+        if is_closed(self.place):
+            self.reporter.line(describe_cache(self.place))
+        return None
+
+    def _say_why_whole(self) -> None:
+        reason, count = whole_because(self.config, self.task), self.counts.get("train", 0)
+        if self.task.kind == "unsupervised" and reason is not None and count > self.config.data.window_shards:
+            self.reporter.line(f"{self.task.name}: all of its {count} shards are prepared before training: {reason}")
+
+    def _begin(self) -> None:
+        begin(self.place, self.task.name, self.task.kind, self.made_from, self.counts)
+
+    def _pending(self) -> PendingCache:
+        jobs = self.jobs["train"]
+        visited = first_epoch_shards(self.config.run.seed, self.task.name, len(jobs))
+        ordered = tuple(jobs[index] for index in visited)
+        return PendingCache(self.task.name, self.place, self.made_from, self.counts, ordered)
+
+    def _prepare_whole(self) -> None:
+        total = sum(self.counts.values())
+        missing = []
+        for split, jobs in self.jobs.items():
+            committed = committed_shards(self.place, split, len(jobs))
+            missing += [job for job in jobs if job["index"] not in committed]
+        for done, _ in enumerate(self.map_shards(prepare_shard, missing), start=total - len(missing) + 1):
+            self.reporter.progress(f"prepare {self.task.name}", done, total, "shards")
+        commit(self.place, self.task.name, self.made_from, self.counts)
+
+    def _prepare_first(self, needed: Needed) -> None:
+        """Shards in the order of the listing until they hold enough; as many at once as are needed in any case."""
+        jobs, cache = self.jobs["train"], open_cache(self.place)
+        entries = committed_shards(self.place, "train", len(jobs))
+        whole = next((shard for shard in range(len(jobs)) if shard not in entries), len(jobs))
+        while (missing := needed.missing_tokens(cache, whole)) > 0:
+            if whole == len(jobs):
+                commit(self.place, self.task.name, self.made_from, self.counts)
+                return
+            largest = max((entry["tokens"] for entry in entries.values()), default=0) or missing
+            stop = min(len(jobs), whole + max(1, missing // largest))
+            todo = [jobs[shard] for shard in range(whole, stop) if shard not in entries]
+            for entry in self.map_shards(prepare_shard, todo):
+                entries[entry["index"]] = entry
+            whole = next((shard for shard in range(stop, len(jobs)) if shard not in entries), len(jobs))
+            self.reporter.progress(f"prepare {self.task.name}", whole, len(jobs), "first shards, until there is enough")
 
 
-def _remove_leftovers(directory: Path) -> None:
-    """Remove what a killed process left half-written, `.NAME.RANDOM` as `write_bytes_atomically` calls it."""
-    for path in directory.rglob(".*.*"):
-        path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def lock_of(place: str, refusal: str, *, wait: bool) -> Iterator[None]:
+    """Hold a cache for one process. In a bucket there is no lock: two runs would write the same bytes."""
+    if is_uri(place):
+        yield
+        return
+    with exclusive_lock(Path(place) / ".lock", refusal, wait=wait):
+        yield
 
 
-def describe_cache(task: Task, directory: Path) -> str:
+def interleaved(jobs: Iterable[Sequence[Job]]) -> list[Job]:
+    """The first job of each cache, then the second of each, ...
+
+    >>> interleaved([[{"c4": 1}, {"c4": 2}], [{"wiki": 1}]])
+    [{'c4': 1}, {'wiki': 1}, {'c4': 2}]
+    """
+    return [job for turn in zip_longest(*jobs) for job in turn if job is not None]
+
+
+def describe_cache(place: str) -> str:
     """What was read and what became of it, with every reason for leaving a row out."""
-    splits = read_manifest(directory)["splits"]
-    lines = []
-    for split, totals in splits.items():
+    manifest = read_manifest(place)
+    lines = [manifest["name"]]
+    for split, totals in manifest["splits"].items():
         rejected = totals["rejected"]
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
         left_out = f"; {sum(rejected.values())} left out: {reasons}" if rejected else ""
         read = totals["counters"]["rows read"]
         lines.append(f"  {split}: {read} rows read, {totals['rows']} examples, {totals['tokens']} tokens{left_out}")
-    return "\n".join([task.name, *lines])
-
-
-def prepare_shard(job: dict[str, Any]) -> dict[str, Any]:
-    """Read, preprocess, tokenise and commit one shard; returns its entry. Needs no cluster."""
-    this = ShardJob(**job)
-    task, vocabulary = chosen_task(this.task), Vocabulary(this.vocabulary)
-    shard = Shard(**{**this.shard, "locator": tuple(this.shard["locator"])})
-    examples: list[Example] = []
-    rejected: list[dict[str, Any]] = []
-    rows_read = -1
-    for item in task.examples(shard):
-        rows_read = max(rows_read, item.row)
-        if isinstance(item, RejectedRow):
-            rejected.append(asdict(item))
-        else:
-            examples.append(item)
-    table = _tokenised(task, examples, vocabulary, keep_text=this.split != "train")
-    counters = {"rows read": rows_read + 1}
-    directory = Path(this.directory)
-    return write_shard(directory, this.index, this.count, this.split, table, rejected=rejected, counters=counters)
-
-
-def _tokenised(task: Task, examples: Sequence[Example], vocabulary: Vocabulary, *, keep_text: bool) -> Any:
-    """A table of token lists; for evaluation the example's fields too, as JSON."""
-    import pyarrow as pa
-
-    names = {"text": "tokens"} if task.kind == "unsupervised" else {"inputs": "inputs", "targets": "targets"}
-    columns: dict[str, Any] = {}
-    for field, column in names.items():
-        tokens: list[Any] = []
-        for start in range(0, len(examples), _ROWS_AT_ONCE):
-            part = examples[start : start + _ROWS_AT_ONCE]
-            tokens += vocabulary.encode_batch([example.fields[field] for example in part])
-        columns[column] = pa.array(tokens, pa.list_(pa.int32()))
-    if keep_text:
-        fields = [json.dumps(example.fields, ensure_ascii=False) for example in examples]
-        columns["fields"] = pa.array(fields, pa.string())
-    return pa.table(columns)
+    return "\n".join(lines)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mixtura.platform.config import Config, Effect, leaves
+from mixtura.platform.data.filesystems import split_uri
 from mixtura.platform.files import write_json_atomically
 from mixtura.platform.orchestration.prepare import Prepared
 from mixtura.platform.orchestration.trial import TrialJob
@@ -30,7 +32,7 @@ def basis_of(config: Config, prepared: Prepared, fork: str | None) -> dict[str, 
     own |= {f"mixture.tasks.{name}.weight" for name in config.mixture.tasks}
     settings = {path: value for path, effect, value in leaves(config) if effect is not Effect.FREE and path not in own}
     measured = {"examples": config.evaluation.examples, "decode_length": config.evaluation.decode_length}
-    caches = {name: path.name for name, path in prepared.caches.items()}
+    caches = {name: posixpath.basename(split_uri(place)[1]) for name, place in prepared.caches.items()}
     vocabulary = str(Path(*prepared.vocabulary.parts[-2:]))
     return {"settings": settings, "measured": measured, "caches": caches, "vocabulary": vocabulary, "fork": fork}
 
@@ -63,7 +65,8 @@ class TrialBook:
             config=self.config.to_dict(),
             folder=str(self.root / trial.folder),
             vocabulary=str(self.prepared.vocabulary),
-            caches={name: str(path) for name, path in self.prepared.caches.items()},
+            caches=self.prepared.caches,
+            overlap=dict(self.prepared.overlap),
             fork=self.fork,
         ).__dict__
 

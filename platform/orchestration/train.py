@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mixtura.platform.config import Config, recipe_name
+from mixtura.platform.config import Config, parse_bytes, recipe_name
 from mixtura.platform.data.stream import StreamSpec
 from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
 from mixtura.platform.errors import RequestError, RunError
@@ -24,14 +24,18 @@ from mixtura.platform.orchestration.mixture import (
     benchmark_shares,
     mixture_table,
     readable,
+    refuse_short_stream,
     size_differences,
+    stream_notes,
     stream_spec,
 )
 from mixtura.platform.orchestration.prepare import Prepared, prepare
+from mixtura.platform.orchestration.prepare_plan import prepared_later, refuse_waiting_in_vain
+from mixtura.platform.orchestration.preparer import Preparer
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.result import benchmark_lines, next_commands, result_table, summary_line
 from mixtura.platform.orchestration.select import best_checkpoint, checkpoint_path
-from mixtura.platform.orchestration.tasks import refuse_unusable
+from mixtura.platform.orchestration.tasks import refuse_unusable, tasks_of
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
@@ -44,15 +48,19 @@ from mixtura.platform.workspace import Run, Workspace, workspace
 
 
 @contextlib.contextmanager
-def executor_for(config: Config) -> Iterator[Executor]:
-    """The executor that a recipe asks for, connected while the context lasts."""
+def executor_for(config: Config, *, preparing: bool = False) -> Iterator[Executor]:
+    """The executor that a recipe asks for, connected while the context lasts.
+
+    With `preparing`, some CPUs are kept for shards that are prepared while something trains.
+    """
     if config.executor.kind == "inline":
         yield InlineExecutor()
         return
     from mixtura.platform.orchestration.cluster import connected
     from mixtura.platform.orchestration.on_ray import RayExecutor
 
-    with connected(config.executor) as ledger:
+    memory = parse_bytes(config.data.stream_memory)
+    with connected(config.executor, preparing=preparing, stream_memory=memory) as ledger:
         yield RayExecutor(
             ledger, config.executor.max_failures, config.data.prepare_at_once, config.data.prefetch_blocks
         )
@@ -71,7 +79,8 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
         attempt = run.begin(recipe, config)
         describe(run, recipe, config, attempt, reporter)
         try:
-            with executor_for(config) as executor:
+            preparing = any(prepared_later(config, task) for task in tasks_of(config).values())
+            with executor_for(config, preparing=preparing) as executor:
                 Training(space, run, config, executor, reporter, attempt).go()
         except BaseException as error:
             reporter.settle()
@@ -82,6 +91,12 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
 
 def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
     """Raise what a name or a file that is not there would raise later: then nothing was begun, and nothing is kept."""
+    if config.data.features != "encoder_decoder":
+        raise RequestError(
+            f"data.features is {config.data.features!r}, but the models that can be trained have an encoder and a "
+            "decoder: set data.features=encoder_decoder (`mixtura stream show` shows rows of every kind)"
+        )
+    refuse_waiting_in_vain(config)
     refuse_unusable(config)
     given = config.vocabulary.path
     if given is not None and not Path(given).is_file():
@@ -127,25 +142,33 @@ class Training:
     finished: bool = False
 
     def go(self) -> None:
-        """Prepare, train, and if the last step was reached, measure."""
+        """Prepare (or begin to), train, and if the last step was reached, measure."""
         self.reporter.line(self.executor.describe())
-        prepared = prepare(self.config, self.space, self.executor.map_shards, self.reporter)
+        prepared = prepare(self.config, self.space, self.executor.map_shards, self.reporter, leave_pending=True)
+        with Preparer(prepared.pending, self.executor, self.reporter) as preparer:
+            spec = self._show_mixture(prepared)
+            (self.run.path / "stop").unlink(missing_ok=True)
+            with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
+                with stop_on_signals(self.run, self.reporter):
+                    self.finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
+                preparer.stop()
+                watcher.look()
+                self.reporter.settle()
+                if self.finished:
+                    self._measure_best(prepared)
+        self._say_the_end()
+
+    def _show_mixture(self, prepared: Prepared) -> StreamSpec:
+        """Decide the stream, keep it with the run, and say what it means for each task."""
         spec = stream_spec(self.config, prepared)
+        refuse_short_stream(self.config, spec)
         keep_stream(self.run, spec)
         rows = mixture_table(self.config, spec)
         notes = [benchmark_shares(self.config, rows), f"stream {spec.fingerprint}"]
         self.reporter.table("Mixture", readable(rows), "; ".join(filter(None, notes)))
-        for line in size_differences(self.config, rows):
+        for line in [*stream_notes(self.config, spec), *size_differences(self.config, rows)]:
             self.reporter.line(line)
-        (self.run.path / "stop").unlink(missing_ok=True)
-        with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
-            with stop_on_signals(self.run, self.reporter):
-                self.finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
-            watcher.look()
-            self.reporter.settle()
-            if self.finished:
-                self._measure_best(prepared)
-        self._say_the_end()
+        return spec
 
     def _tracked(self) -> Tailer[MlflowTracker]:
         """Everything that the run reports goes on to MLflow, from this process alone."""

@@ -11,7 +11,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,12 @@ class TrialJob:
     vocabulary: str
     caches: dict[str, str]
     fork: str | None = None
+    overlap: dict[str, str] = field(default_factory=dict)
 
     @property
     def prepared(self) -> Prepared:
         """The caches."""
-        return Prepared(Path(self.vocabulary), {name: Path(path) for name, path in self.caches.items()})
+        return Prepared(Path(self.vocabulary), self.caches, overlap=self.overlap)
 
 
 def trial_config(config: Config, trial: Trial) -> Config:

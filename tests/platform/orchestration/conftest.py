@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -172,3 +173,40 @@ def wait_for() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def web_text(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A folder with so many files of a web corpus, in C4's format: 40 documents each, and two rows without text."""
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "every", "other", "animal", "very", "quiet"]
+    made: dict[int, Path] = {}
+
+    def make(files: int) -> Path:
+        if files not in made:
+            made[files] = tmp_path_factory.mktemp("web")
+            for index in range(files):
+                chance = random.Random(index)
+                rows: list[dict[str, Any]] = [
+                    {
+                        "text": " ".join(chance.choices(words, k=chance.randrange(5, 90))),
+                        "url": f"https://{index}/{row}",
+                    }
+                    for row in range(40)
+                ]
+                rows[7], rows[20] = {"url": "https://no.text"}, {"text": ""}
+                lines = "".join(json.dumps(row) + "\n" for row in rows)
+                (made[files] / f"c4-train.{index:05d}-of-{files:05d}.json").write_text(lines)
+        return made[files]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def web_vocabulary(web_text: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary of 300 ids for that text."""
+    from mixtura.platform.data.vocabulary import train_vocabulary
+
+    lines = (web_text(2) / "c4-train.00000-of-00002.json").read_text().splitlines()
+    path = tmp_path_factory.mktemp("vocabulary") / "spiece.model"
+    train_vocabulary([text for line in lines if (text := json.loads(line).get("text"))], path, 130)
+    return path

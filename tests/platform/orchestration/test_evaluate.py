@@ -97,7 +97,7 @@ def test_a_judge_is_compared_with_the_training_outputs_of_the_task_that_it_judge
     from mixtura.platform.data.vocabulary import Vocabulary
 
     (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if "matched" in job.name]
-    counts = training_targets(Path(job.training), Vocabulary(prepared.vocabulary))
+    counts = training_targets(job.training, Vocabulary(prepared.vocabulary))
     assert sum(counts.values()) == 30
     assert counts.most_common(1)[0][0] == "entailment"
 

@@ -15,7 +15,7 @@ from mixtura.platform.data.stream import MixtureStream, StreamSpec
 from mixtura.platform.orchestration.cluster import divide
 from mixtura.platform.orchestration.executor import InlineExecutor
 from mixtura.platform.orchestration.on_ray import RayExecutor
-from mixtura.platform.orchestration.show import fingerprints
+from mixtura.platform.orchestration.show import Shown
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -104,9 +104,10 @@ def test_every_ranks_rows_came_through_a_pipeline_of_its_own(ray_run: Callable[[
         assert "MapBatches(build_" in (ray_run(2) / f"ray-data-rank-{rank}.txt").read_text()
 
 
-def test_what_stream_show_says_is_what_the_run_stepped_on(inline_run: Path, steps_of: Steps) -> None:
+def test_what_stream_show_says_is_what_the_run_stepped_on(inline_run: Path, steps_of: Steps, tmp_path: Path) -> None:
     stream = MixtureStream(StreamSpec.from_dict(json.loads((inline_run / "stream.json").read_text())))
-    shown = {step + 1: print_ for step, print_ in fingerprints(stream, 2, STEPS)}
+    show = Shown(stream, Path(), tmp_path, {})
+    shown = {step + 1: print_ for step, print_ in show.fingerprints(2, STEPS)}
     assert shown == {step: print_ for step, (_, print_) in steps_of(inline_run).items() if step > 2}
 
 
