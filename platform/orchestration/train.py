@@ -97,7 +97,8 @@ def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
             "decoder: set data.features=encoder_decoder (`mixtura stream show` shows rows of every kind)"
         )
     refuse_waiting_in_vain(config)
-    refuse_unusable(config)
+    if not run.exists():  # a run that was begun passed this, and preparing looks at what is not prepared yet
+        refuse_unusable(config)
     given = config.vocabulary.path
     if given is not None and not Path(given).is_file():
         raise RequestError(f"vocabulary.path is {given!r}, but there is no such file")

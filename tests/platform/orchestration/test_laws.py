@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from mixtura.platform.config import Config
+from mixtura.platform.data.lanes import drawn
 from mixtura.platform.data.stream import MixtureStream, StreamSpec
 from mixtura.platform.orchestration.cluster import divide
 from mixtura.platform.orchestration.executor import InlineExecutor
 from mixtura.platform.orchestration.on_ray import RayExecutor
 from mixtura.platform.orchestration.show import Shown
+from mixtura.platform.tracking.records import TrainPoint, read_events
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -97,6 +99,23 @@ def test_any_workers_count_the_same_examples(ray_run: Callable[[int], Path], inl
     expected = trained(inline_run)
     assert sum(expected["examples"].values()) > STEPS
     assert trained(ray_run(3)) == expected
+
+
+def test_points_and_checkpoints_say_what_was_drawn_and_how_many_epochs_that_is(
+    ray_run: Callable[[int], Path], inline_run: Path
+) -> None:
+    stream = MixtureStream(StreamSpec.from_dict(json.loads((inline_run / "stream.json").read_text())))
+    for run in (inline_run, ray_run(3)):
+        state = json.loads((run / f"checkpoints/step-{STEPS:06d}/state.json").read_text())
+        last = [one for one in read_events(run / "events") if isinstance(one, TrainPoint)][-1]
+        place = {"lanes": [[int(lane), *at] for lane, at in state["lanes"].items()]}
+        for task, there in zip(stream.spec.tasks, drawn(stream, place).tolist(), strict=True):
+            assert state["trained"]["drawn"][task.name] == there == last.metrics[f"drawn/{task.name}"]
+            examples = state["trained"]["examples"][task.name]
+            assert there >= examples
+            assert state["epochs"][task.name] == examples / stream.epoch_sizes[task.name]
+            assert last.metrics[f"epochs/{task.name}"] == state["epochs"][task.name]
+            assert last.metrics[f"input_tokens/{task.name}"] == state["trained"]["input_tokens"][task.name] > 0
 
 
 def test_every_ranks_rows_came_through_a_pipeline_of_its_own(ray_run: Callable[[int], Path]) -> None:

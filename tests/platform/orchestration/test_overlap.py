@@ -14,13 +14,13 @@ import pytest
 from object_store import place, serve_s3
 
 from mixtura.platform.config import Config, ExecutorSection
-from mixtura.platform.data.cache import open_cache
+from mixtura.platform.data.cache import begin, open_cache
 from mixtura.platform.data.overlap import load_ranges
 from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.data.words import normalised
 from mixtura.platform.errors import ConfigError
 from mixtura.platform.orchestration.overlap import OverlapReport, check_overlap
-from mixtura.platform.orchestration.prepare import Job, PendingCache, Prepared, map_inline, prepare
+from mixtura.platform.orchestration.prepare import Job, Prepared, map_inline, prepare
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.tasks import load_recipe
 from mixtura.platform.workspace import Workspace
@@ -165,10 +165,11 @@ def test_a_mixture_with_nothing_to_compare_is_refused(
         check(smaller, prepared)
 
 
-def test_text_that_is_still_to_be_prepared_is_refused(tree: Config, prepared: Prepared) -> None:
-    pending = PendingCache(TEXT, prepared.caches[TEXT], {}, {"train": 4}, ())
-    with pytest.raises(ConfigError, match="prepare=before_training"):
-        check(tree, replace(prepared, pending=(pending,)))
+def test_text_that_is_not_prepared_whole_is_refused(tree: Config, prepared: Prepared, tmp_path: Path) -> None:
+    begun = str(tmp_path / "text-0123456789abcdef")
+    begin(begun, TEXT, "unsupervised", {}, {"train": 4})
+    with pytest.raises(ConfigError, match=f"{TEXT} is not prepared whole .*prepare=before_training"):
+        check(tree, replace(prepared, caches={**prepared.caches, TEXT: begun}))
 
 
 def test_the_command_prints_the_same_as_json_and_as_a_table(
