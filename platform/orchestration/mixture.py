@@ -232,6 +232,7 @@ def mixture_table(config: Config, spec: StreamSpec) -> list[dict[str, Any]]:
     rates = task_rates(config, made_from)
     blocks = blocks_of_steps(spec, sample, config.training.steps)
     draws = expected_draws(stream, blocks)
+    tokens = [each * count for each, count in zip(sample.tokens_each, draws, strict=True)]
     return [
         {
             "task": name,
@@ -240,7 +241,7 @@ def mixture_table(config: Config, spec: StreamSpec) -> list[dict[str, Any]]:
             "rate": rates[name],
             "share of examples": share,
             "drawn": draws[place] / max(1, sum(draws)),
-            "share of tokens": sample.tokens[place] / max(1, sum(sample.tokens)),
+            "share of tokens": tokens[place] / max(1, sum(tokens)),
             "draws": draws[place],
             "epochs": draws[place] / size if (size := sizes[name]) else None,
         }
@@ -254,8 +255,8 @@ class Sample:
 
     blocks: int
     rows: int
-    tokens: list[int]
-    """Of inputs and targets, by task."""
+    tokens_each: list[float]
+    """Of inputs and targets, on average for an example of each task."""
     filled: tuple[float, float]
     """Shares of encoder and decoder positions that hold tokens; of a joined row the second."""
 
@@ -270,7 +271,8 @@ def sampled(stream: MixtureStream) -> Sample:
     encoder, decoder = (max(1, rows * length) for length in spec.row_lengths)
     total = int(np.sum(inputs)), int(np.sum(targets))
     filled = (0.0, sum(total) / decoder) if spec.joined else (total[0] / encoder, total[1] / decoder)
-    return Sample(_SAMPLED_BLOCKS, rows, np.add(inputs, targets).tolist(), filled)
+    examples = np.maximum(1, sum(count["examples"] for count in counts))
+    return Sample(_SAMPLED_BLOCKS, rows, (np.add(inputs, targets) / examples).tolist(), filled)
 
 
 def blocks_of_steps(spec: StreamSpec, sample: Sample, steps: int) -> int:
