@@ -234,10 +234,12 @@ class Training:
         show_result(self.space, self.run, self.reporter)
 
     def _data_statistics(self) -> Iterator[str]:
-        """Ray Data's account of the last window of each rank, operators only."""
+        """What each rank was delivered, and Ray Data's account of its last window, operators only."""
         for path in sorted(self.run.path.glob("ray-data-rank-*.txt")):
-            yield f"Ray Data, last window of {path.stem.removeprefix('ray-data-')} (whole account in {path}):"
-            for line in path.read_text().splitlines():
+            lines = path.read_text().splitlines()
+            rank = path.stem.removeprefix("ray-data-")
+            yield f"Ray Data, {rank}: {lines[0]} (whole account in {path}); its last window:"
+            for line in lines[1:]:
                 if line.startswith("Operator") or "wall time" in line or "num rows per block" in line:
                     yield f"  {line.strip()}"
 
