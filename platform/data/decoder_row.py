@@ -25,7 +25,8 @@ def measured_decoder_row(stream: MixtureStream) -> int:
     )
     least = min(spec.targets_length, longest + 1)
     tried = sorted({spec.targets_length, *range(-(-least // _STEP) * _STEP, spec.targets_length, _STEP)})
-    blocks = [stream.example_lengths(block) for block in range(_BLOCKS)]
+    there = _BLOCKS if spec.end is None else min(_BLOCKS, spec.end)
+    blocks = [stream.example_lengths(block) for block in range(there)]
     cost = {length: _positions(stream, blocks, length) for length in tried}
     best: int = min(tried, key=lambda length: (cost[length], length))
     return best

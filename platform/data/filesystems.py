@@ -126,6 +126,15 @@ def absolute(place: str, root: str | None = None) -> str:
     return posixpath.normpath(posixpath.join(Path.cwd().as_posix(), place))
 
 
+def last_name(place: str) -> str:
+    """The last part of a place's path.
+
+    >>> last_name("s3://bucket/caches/rte-3f0c?scheme=http"), last_name("/data/caches/rte-3f0c/")
+    ('rte-3f0c', 'rte-3f0c')
+    """
+    return posixpath.basename(split_uri(place)[1].rstrip("/"))
+
+
 def shown(uri: str) -> str:
     """A place for people: without its options, and without a key that stands in it."""
     base, path = split_uri(uri)

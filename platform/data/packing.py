@@ -1,4 +1,4 @@
-"""Examples into rows of the model's lengths: trimming, EOS, and which example goes to which row.
+"""Examples into rows of the model's lengths: how long they are there, and which example goes to which row.
 
     none      every example has a row of its own
     best_fit  the largest examples first, each into the open row with the least room in which it fits
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from mixtura.platform.data.ragged import Int64, Ragged, offsets_of, ranges
+from mixtura.platform.data.ragged import Int64
 from mixtura.platform.errors import UnknownNameError
 
 
@@ -26,27 +26,6 @@ def trimmed_lengths(lengths: npt.NDArray[np.integer], length: int | Int64) -> In
     [3, 2, 1]
     """
     return np.asarray(np.minimum(lengths, length - 1) + 1, dtype=np.int64)
-
-
-def trim_and_append_eos(sequences: Ragged, length: int, eos_id: int) -> tuple[Ragged, Int64]:
-    """Cut to length - 1 tokens and append EOS; also how many tokens each sequence lost.
-
-    >>> trimmed, lost = trim_and_append_eos(Ragged.from_lists([[7, 8, 9], [5], []]), length=3, eos_id=1)
-    >>> trimmed.to_lists(), lost.tolist()
-    ([[7, 8, 1], [5, 1], [1]], [1, 0, 0])
-    """
-    before = sequences.lengths
-    offsets = offsets_of(trimmed_lengths(before, length))
-    values = np.empty(int(offsets[-1]), dtype=np.int32)
-    values[offsets[1:] - 1] = eos_id
-    kept = np.diff(offsets) - 1
-    if len(sequences.values) == int(kept.sum()):  # nothing is cut: everything but the places of EOS is the old values
-        text = np.ones(len(values), dtype=np.bool_)
-        text[offsets[1:] - 1] = False
-        values[text] = sequences.values
-    else:
-        values[ranges(offsets[:-1], kept)] = sequences.values[ranges(sequences.offsets[:-1], kept)]
-    return Ragged(values, offsets), before - kept
 
 
 def pack(name: str, input_lengths: Int64, target_lengths: Int64, inputs_length: int, targets_length: int) -> Int64:

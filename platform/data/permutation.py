@@ -1,4 +1,4 @@
-"""The order in which a task's examples are visited, computed point by point: no index arrays, no shuffle buffers.
+"""The order in which a task's examples are visited: computed, whatever the epoch, and without a shuffle buffer.
 
 `permute` is a keyed pseudo-random permutation of [0, n): the rank among n words for small n, otherwise a Feistel
 network over the next power of two, walked along its cycle until it lands below n (Black and Rogaway 2002, "Ciphers
@@ -9,6 +9,9 @@ with arbitrary finite domains").
     shards    |  4  0  2 |  1  3  |        a permutation of the listing, cut into windows of W = 3 shards
     segments  |  segments of S rows of the shards of one window, in a permuted order
     rows      |  the rows of one segment, in a permuted order
+
+Every place can be computed by itself. Of the few windows in use the whole order is kept where they are small, since a
+block's draws of a task are neighbours in it.
 """
 
 from __future__ import annotations

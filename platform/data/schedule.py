@@ -112,9 +112,11 @@ class Schedule:
 class SampledSchedule:
     """Independent draws, as the original mixes: draw i of block g takes the task into whose share its word falls."""
 
-    def __init__(self, rates: Sequence[int], block_size: int, key: int, changes: Sequence[RateChange] = ()) -> None:
+    def __init__(self, rates: Sequence[int], block_size: int, key: int) -> None:
+        _stages(rates, block_size, ())
         self.rates, self.block_size, self.key = tuple(rates), block_size, key
-        self._stages = _stages(rates, block_size, changes)
+        # a word lies behind the shares that end at or before it, and never behind the last one, which ends at 2^64
+        self._ends = np.array([end for end in itertools.accumulate(rates) if end < ONE], dtype=np.uint64)
         self._before = [np.zeros(len(rates), dtype=np.int64)]  # draws of each task before every counted part
         self._counted = functools.lru_cache(maxsize=8)(self._count)
 
@@ -138,23 +140,16 @@ class SampledSchedule:
         return places
 
     def _tasks(self, block: int, count: int) -> npt.NDArray[np.int64]:
-        """Tasks of the draws of neighbouring blocks of one stage: [count, block_size]."""
-        stage = [stage for stage in self._stages if stage.block <= block][-1]
-        # a word lies behind the shares that end at or before it, and never behind the last one, which ends at 2^64
-        ends = np.array([end for end in itertools.accumulate(stage.rates) if end < ONE], dtype=np.uint64)
+        """Tasks of the draws of neighbouring blocks: [count, block_size]."""
         words = bits(derive(self.key, block + np.arange(count))[:, None], np.arange(self.block_size))
-        return np.searchsorted(ends, words, side="right")
+        return np.searchsorted(self._ends, words, side="right")
 
     def _count(self, part: int) -> npt.NDArray[np.int64]:
         """Draws of each task in each block of a part: [blocks, tasks]."""
-        first = part * _COUNTED_BLOCKS
-        borders = [stage.block for stage in self._stages if first < stage.block < first + _COUNTED_BLOCKS]
-        counted = []
-        for start, stop in zip([first, *borders], [*borders, first + _COUNTED_BLOCKS], strict=True):
-            tasks = self._tasks(start, stop - start)
-            flat = tasks + np.arange(len(tasks))[:, None] * len(self.rates)
-            counted.append(np.bincount(flat.ravel(), minlength=len(tasks) * len(self.rates)))
-        return np.concatenate(counted).reshape(_COUNTED_BLOCKS, len(self.rates))
+        tasks = self._tasks(part * _COUNTED_BLOCKS, _COUNTED_BLOCKS)
+        flat = tasks + np.arange(_COUNTED_BLOCKS)[:, None] * len(self.rates)
+        counted = np.bincount(flat.ravel(), minlength=_COUNTED_BLOCKS * len(self.rates))
+        return counted.reshape(_COUNTED_BLOCKS, len(self.rates))
 
 
 def _stages(rates: Sequence[int], block_size: int, changes: Sequence[RateChange]) -> list[RateChange]:

@@ -119,8 +119,8 @@ class MixtureStream:
         if not lengths:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         inputs, targets = self._sides(counts, [np.concatenate(side) for side in zip(*lengths, strict=True)])
-        order = self.schedule.order(block)
-        return inputs.lengths[order], targets.lengths[order]
+        drawn_order = self.schedule.order(block)
+        return inputs.lengths[drawn_order], targets.lengths[drawn_order]
 
     def count_rows(self, first: int, stop: int) -> Int64:
         """How many packed rows blocks first ... stop - 1 have, from lengths alone: [blocks]."""

@@ -6,13 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import json
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mixtura.platform.data.features import CONVERTERS, converter, row_lengths
-from mixtura.platform.data.filesystems import split_uri
+from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.data.mixture import ONE
 from mixtura.platform.data.objectives import Objective, make_objective
 from mixtura.platform.data.packing import PACKINGS
@@ -151,6 +150,12 @@ class StreamSpec:
                 raise ConfigError(f"{name} is {getattr(self, name)}, outside a vocabulary of {self.vocabulary_size}")
 
     @property
+    def end(self) -> int | None:
+        """The block at which the stream ends, as all tasks were drawn as often as they may; None if it never does."""
+        last = self.changes[-1] if self.changes else None
+        return None if last is None or any(last.rates) else last.block
+
+    @property
     def joined(self) -> bool:
         """Whether one stack reads inputs and targets in one row."""
         return converter(self.features).joined
@@ -220,5 +225,5 @@ class StreamSpec:
         values = self.to_dict()
         for task in values["tasks"]:
             for name in ("cache", "overlap"):
-                task[name] = None if task[name] is None else posixpath.basename(split_uri(task[name])[1].rstrip("/"))
+                task[name] = None if task[name] is None else last_name(task[name])
         return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -35,8 +35,13 @@ _PARAMETERS = ("noise_density", "mean_noise_span_length", "closing_sentinel", "s
 _SAMPLED_BLOCKS = 4
 _NOTABLY_EMPTY = 0.5
 
-SHARES = ("share of examples", "drawn", "trained", "share of tokens")
-"""Columns of a mixture's table that are between 0 and 1."""
+SHARES = {
+    "share of examples": "requested",
+    "drawn": "drawn over the run",
+    "trained": "trained on so far",
+    "share of tokens": "of all tokens",
+}
+"""Columns of a mixture's table that are between 0 and 1, and what they are called in a picture."""
 
 
 def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
@@ -72,7 +77,7 @@ def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
     changes = capped_changes(rates, most, functools.partial(phase, draft.seed), draft.block_size)
     spec = replace(draft, tasks=drawn, changes=changes)
     if data.decoder_row == "measured":
-        return replace(spec, decoder_row=measured_decoder_row(MixtureStream(spec, copies_of(config))))
+        return replace(spec, decoder_row=measured_decoder_row(opened_stream(config, spec)))
     return spec
 
 
@@ -219,14 +224,17 @@ def size_differences(config: Config, rows: list[dict[str, Any]]) -> list[str]:
     return [*lines, "rates are made from declared sizes; mixture.sizes=counted uses what was found"] if lines else []
 
 
-def mixture_table(config: Config, spec: StreamSpec) -> list[dict[str, Any]]:
+def opened_stream(config: Config, spec: StreamSpec) -> MixtureStream:
+    """The stream of a recipe, with this node's copies of its caches."""
+    return MixtureStream(spec, copies_of(config))
+
+
+def mixture_table(config: Config, stream: MixtureStream, sample: Sample) -> list[dict[str, Any]]:
     """What a mixture means over a run: shares of examples, requested and drawn, and of tokens; draws and epochs.
 
     Rows packed from a few blocks say how many examples a row holds and how many tokens an example has.
     """
-    stream = MixtureStream(spec, copies_of(config))
-    names = [task.name for task in spec.tasks]
-    sample = sampled(stream)
+    spec, names = stream.spec, [task.name for task in stream.spec.tasks]
     sizes: dict[str, int | None] = {name: stream.epoch_sizes.get(name) for name in names}
     made_from = rate_sizes(config, {task.name: sizes[task.name] if task.rate_bits else 0 for task in spec.tasks})
     rates = task_rates(config, made_from)
@@ -264,7 +272,8 @@ class Sample:
 def sampled(stream: MixtureStream) -> Sample:
     """Build a few blocks and count."""
     spec = stream.spec
-    blocks = [ragged_columns(stream.build_block(block)) for block in range(_SAMPLED_BLOCKS)]
+    there = _SAMPLED_BLOCKS if spec.end is None else min(_SAMPLED_BLOCKS, spec.end)
+    blocks = [ragged_columns(stream.build_block(block)) for block in range(there)]
     counts = [count_rows(block, len(spec.tasks)) for block in blocks]
     inputs, targets = (sum(count[f"{side}_tokens"] for count in counts) for side in ("input", "target"))
     rows = sum(len(block["tasks"]) for block in blocks)
@@ -272,7 +281,7 @@ def sampled(stream: MixtureStream) -> Sample:
     total = int(np.sum(inputs)), int(np.sum(targets))
     filled = (0.0, sum(total) / decoder) if spec.joined else (total[0] / encoder, total[1] / decoder)
     examples = np.maximum(1, sum(count["examples"] for count in counts))
-    return Sample(_SAMPLED_BLOCKS, rows, (np.add(inputs, targets) / examples).tolist(), filled)
+    return Sample(there, rows, (np.add(inputs, targets) / examples).tolist(), filled)
 
 
 def blocks_of_steps(spec: StreamSpec, sample: Sample, steps: int) -> int:
@@ -288,9 +297,8 @@ def expected_draws(stream: MixtureStream, blocks: int) -> list[int]:
     return [stream.schedule.drawn_before(task, blocks) for task in tasks]
 
 
-def stream_notes(config: Config, spec: StreamSpec) -> list[str]:
+def stream_notes(config: Config, spec: StreamSpec, sample: Sample) -> list[str]:
     """How full rows are, and where rates change, in words."""
-    sample = sampled(MixtureStream(spec, copies_of(config)))
     encoder, decoder = spec.row_lengths
     filled = f"decoder rows of {decoder} are {sample.filled[1]:.1%} full"
     if not spec.joined:
@@ -308,14 +316,11 @@ def stream_notes(config: Config, spec: StreamSpec) -> list[str]:
     return notes
 
 
-def refuse_short_stream(config: Config, spec: StreamSpec) -> None:
+def refuse_short_stream(config: Config, spec: StreamSpec, sample: Sample) -> None:
     """Raise ConfigError where every task reaches its cap before the last step."""
-    if not spec.changes or any(spec.changes[-1].rates):
-        return
-    sample = sampled(MixtureStream(spec, copies_of(config)))
-    needed, there = blocks_of_steps(spec, sample, config.training.steps), spec.changes[-1].block
-    if needed > there:
-        steps = config.training.steps * there // needed
+    needed = blocks_of_steps(spec, sample, config.training.steps)
+    if spec.end is not None and needed > spec.end:
+        steps = config.training.steps * spec.end // needed
         raise ConfigError(
             f"mixture.repeats lets the stream last for about {steps} steps, but training.steps is "
             f"{config.training.steps}: raise mixture.repeats, or train fewer steps"
@@ -333,8 +338,10 @@ def mixture_of(config: Config, space: Workspace, *, read_data: bool) -> tuple[li
         )
         return declared_table(config), [note]
     spec = stream_spec(config, prepare(config, space, map_inline, SilentReporter()))
-    rows = mixture_table(config, spec)
-    return rows, [*stream_notes(config, spec), *size_differences(config, rows)]
+    stream = opened_stream(config, spec)
+    sample = sampled(stream)
+    rows = mixture_table(config, stream, sample)
+    return rows, [*stream_notes(config, spec, sample), *size_differences(config, rows)]
 
 
 def readable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SERIES = {
-    "share of examples": "requested",
-    "drawn": "drawn over the run",
-    "trained": "trained on so far",
-    "share of tokens": "of all tokens",
-}
-"""Columns of a mixture's table that are shares, and what they are called in a picture."""
+from mixtura.platform.orchestration.mixture import SHARES
 
 
 def plot_mixture(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
@@ -20,7 +14,7 @@ def plot_mixture(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    series = {column: name for column, name in SERIES.items() if any(row.get(column) is not None for row in rows)}
+    series = {column: name for column, name in SHARES.items() if any(row.get(column) is not None for row in rows)}
     figure = Figure(figsize=(9, 1.2 + len(rows) * (0.16 + 0.14 * len(series))), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mixtura.platform.config import Config, Effect, leaves
-from mixtura.platform.data.filesystems import split_uri
+from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.files import write_json_atomically
 from mixtura.platform.orchestration.prepare import Prepared
 from mixtura.platform.orchestration.trial import TrialJob
@@ -32,7 +31,7 @@ def basis_of(config: Config, prepared: Prepared, fork: str | None) -> dict[str, 
     own |= {f"mixture.tasks.{name}.weight" for name in config.mixture.tasks}
     settings = {path: value for path, effect, value in leaves(config) if effect is not Effect.FREE and path not in own}
     measured = {"examples": config.evaluation.examples, "decode_length": config.evaluation.decode_length}
-    caches = {name: posixpath.basename(split_uri(place)[1]) for name, place in prepared.caches.items()}
+    caches = {name: last_name(place) for name, place in prepared.caches.items()}
     vocabulary = str(Path(*prepared.vocabulary.parts[-2:]))
     return {"settings": settings, "measured": measured, "caches": caches, "vocabulary": vocabulary, "fork": fork}
 

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from mixtura.platform.config import Config, parse_bytes, recipe_name
+from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.data.stream import StreamSpec
 from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
 from mixtura.platform.errors import RequestError, RunError
@@ -23,8 +24,10 @@ from mixtura.platform.orchestration.executor import Executor, InlineExecutor
 from mixtura.platform.orchestration.mixture import (
     benchmark_shares,
     mixture_table,
+    opened_stream,
     readable,
     refuse_short_stream,
+    sampled,
     size_differences,
     stream_notes,
     stream_spec,
@@ -162,12 +165,14 @@ class Training:
     def _show_mixture(self, prepared: Prepared) -> StreamSpec:
         """Decide the stream, keep it with the run, and say what it means for each task."""
         spec = stream_spec(self.config, prepared)
-        refuse_short_stream(self.config, spec)
+        stream = opened_stream(self.config, spec)
+        sample = sampled(stream)
+        refuse_short_stream(self.config, spec, sample)
         keep_stream(self.run, spec)
-        rows = mixture_table(self.config, spec)
+        rows = mixture_table(self.config, stream, sample)
         notes = [benchmark_shares(self.config, rows), f"stream {spec.fingerprint}"]
         self.reporter.table("Mixture", readable(rows), "; ".join(filter(None, notes)))
-        for line in [*stream_notes(self.config, spec), *size_differences(self.config, rows)]:
+        for line in [*stream_notes(self.config, spec, sample), *size_differences(self.config, rows)]:
             self.reporter.line(line)
         return spec
 
@@ -260,9 +265,9 @@ def keep_stream(run: Run, spec: StreamSpec) -> None:
 def _difference(before: StreamSpec, after: StreamSpec) -> str:
     old, new = before.to_dict(), after.to_dict()
     tasks = [
-        f"the cache of {was['name']} is now {Path(now['cache']).name}, was {Path(was['cache']).name}"
+        f"the cache of {was['name']} is now {last_name(now['cache'])}, was {last_name(was['cache'])}"
         for was, now in zip(old.pop("tasks"), new.pop("tasks"), strict=False)
-        if Path(was["cache"]).name != Path(now["cache"]).name
+        if last_name(was["cache"]) != last_name(now["cache"])
     ]
     rest = [f"{name} is now {new[name]}, was {old[name]}" for name in old if old[name] != new[name]]
     return "; ".join([*tasks, *rest]) or "other tasks or rates"

@@ -33,7 +33,6 @@ from mixtura.platform.data.objectives import (
     random_spans_helper,
     random_spans_noise_mask,
 )
-from mixtura.platform.data.packing import trim_and_append_eos
 from mixtura.platform.data.ragged import Ragged
 from mixtura.platform.data.stream import MixtureStream, StreamSpec, StreamTask, ragged_column
 from mixtura.platform.errors import ConfigError, UnknownNameError
@@ -43,6 +42,12 @@ from mixtura.platform.random_bits import bits, key
 def golden(shared: Path, kind: str) -> list[dict]:
     rows = [json.loads(line) for line in (shared / "golden/spans.jsonl").read_text().splitlines()]
     return [row for row in rows if row["kind"] == kind]
+
+
+def trimmed(sequences: Ragged, length: int) -> tuple[Ragged, np.ndarray]:
+    """Cut to length - 1 tokens with EOS behind, and how many each lost."""
+    lists = [[*tokens[: length - 1], 1] for tokens in sequences.to_lists()]
+    return Ragged.from_lists(lists), np.maximum(sequences.lengths - (length - 1), 0)
 
 
 def keys(count: int, seed: int = 0) -> np.ndarray:
@@ -209,8 +214,8 @@ def test_examples_of_full_pieces_fit_and_a_token_more_would_not(name: str) -> No
     objective = make_objective(name, 999, {})
     length = objective.piece_length(128, 128)
     inputs, targets = objective.apply(Ragged.from_lists([list(range(3, 3 + length))] * 200), keys(200))
-    inputs, lost = trim_and_append_eos(inputs, 128, 1)
-    targets, lost_targets = trim_and_append_eos(targets, 128, 1)
+    inputs, lost = trimmed(inputs, 128)
+    targets, lost_targets = trimmed(targets, 128)
     assert lost.max() == lost_targets.max() == 0
     assert inputs.values.dtype == targets.values.dtype == np.int32
     if name != "span_corruption":  # that one asks for pieces longer than its inputs
@@ -298,8 +303,8 @@ def test_the_whole_chain_has_the_lengths_of_the_original(shared: Path) -> None:
     tokens = sum(row["doc_lengths"]) - 65_536
     pieces = Ragged.from_lists([[5] * min(length, tokens - start) for start in range(0, tokens, length)])
     inputs, targets = objective.apply(pieces, keys(len(pieces)))
-    inputs, _ = trim_and_append_eos(inputs, 512, 1)
-    targets, _ = trim_and_append_eos(targets, 114, 1)
+    inputs, _ = trimmed(inputs, 512)
+    targets, _ = trimmed(targets, 114)
     for side, sequences in (("inputs", inputs), ("targets", targets)):
         assert sequences.lengths.tolist() == [answer[f"{side}_len"] for answer in row["result"]]
         sentinels = [sum(token > 32_000 for token in tokens) for tokens in sequences.to_lists()]
@@ -333,10 +338,10 @@ def test_the_language_model_s_pieces_fill_the_targets(shared: Path) -> None:
     tokens = sum(row["doc_lengths"]) - 65_536
     pieces = Ragged.from_lists([[5] * min(length, tokens - start) for start in range(0, tokens, length)])
     inputs, targets = LanguageModel().apply(pieces, keys(len(pieces)))
-    lengths = trim_and_append_eos(targets, 512, 1)[0].lengths.tolist()
+    lengths = trimmed(targets, 512)[0].lengths.tolist()
     assert lengths[:-1] == [answer["targets_len"] for answer in row["result"][:-1]]
     assert len(lengths) == len(row["result"])
-    assert trim_and_append_eos(inputs, 512, 1)[0].to_lists() == [[1]] * len(pieces)
+    assert trimmed(inputs, 512)[0].to_lists() == [[1]] * len(pieces)
 
 
 @pytest.mark.parametrize(

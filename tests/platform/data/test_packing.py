@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtura.platform.data.packing import PACKINGS, pack, trim_and_append_eos
-from mixtura.platform.data.ragged import Ragged
+from mixtura.platform.data.packing import PACKINGS, pack
 from mixtura.platform.errors import UnknownNameError
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 16), st.integers(1, 8)), min_size=1, max_size=60)
@@ -86,13 +82,3 @@ def test_nothing_to_pack_is_no_rows(name: str) -> None:
 def test_an_unknown_packing_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="nearest: 'best_fit'"):
         rows_of("bestfit", [(1, 1)])
-
-
-def test_trimming_keeps_room_for_eos_as_the_original_does(shared: Path) -> None:
-    rows = [json.loads(line) for line in (shared / "golden/packing.jsonl").read_text().splitlines()]
-    (row,) = (row for row in rows if row["kind"] == "eos" and row["after_trim"])
-    for side, length in row["lengths"].items():
-        lists = [example[side] for example in row["examples"]]
-        trimmed, lost = trim_and_append_eos(Ragged.from_lists(lists), length, 1)
-        assert trimmed.to_lists() == [example[side] for example in row["result"]]
-        assert lost.tolist() == [max(len(tokens) - (length - 1), 0) for tokens in lists]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,29 @@ def test_long_inputs_are_cut_around_their_answers_and_others_lose_their_end(
     found = {tuple(row["inputs"]): row["inputs_trimmed"][0] for row in rows}
     assert found == {(1, 2, 3, 1): 0, (14, 15, 16, 17, 1): 4, (20, 20, 20, 20, 1): 2}
     assert MixtureStream(spec).count_rows(0, 1).tolist() == [len(rows)]
+
+
+def test_trimming_keeps_room_for_eos_as_the_original_does(shared: Path, tmp_path: Path, make_spec: MakeSpec) -> None:
+    rows = [json.loads(line) for line in (shared / "golden/packing.jsonl").read_text().splitlines()]
+    (golden,) = (row for row in rows if row["kind"] == "eos" and row["after_trim"])
+    place = tmp_path / "eos-0123456789abcdef"
+    sides = {
+        side: pa.array([row[side] for row in golden["examples"]], pa.list_(pa.int32())) for side in golden["lengths"]
+    }
+    write_shard(place, 0, 1, "train", pa.table(sides))
+    commit(place, "eos", {"made": "for a test"}, {"train": 1})
+    lengths = {f"{side}_length": length for side, length in golden["lengths"].items()}
+    count = len(golden["examples"])
+    spec = make_spec(tasks=(StreamTask("eos", str(place), ONE),), packing="none", block_size=count, **lengths)
+    stream = MixtureStream(spec)
+    found = stream.build_block(0).to_pylist()
+    assert len(found) == count
+    for row in found:
+        (draw,) = row["draws"]
+        number = stream.reader(0).origin(draw).first_row
+        for side, length in golden["lengths"].items():
+            assert row[side] == golden["result"][number][side]
+            assert row[f"{side}_trimmed"] == [max(len(golden["examples"][number][side]) - (length - 1), 0)]
 
 
 # ---- limits ----------------------------------------------------------------------------------------------------------

@@ -114,9 +114,8 @@ def test_a_reader_waits_for_its_shard_and_no_longer(given: Callable[..., Config]
     assert sorted(executor.order) == sorted([first, second, third, fourth])
 
 
-def test_a_failure_reaches_whoever_waits(given: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = begun(given("runs"))
-    broken = first_epoch_shards(0, "c4", SHARDS)[2]
+def tear(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+    """From now on this shard of the source cannot be read."""
 
     def torn(source: FileSource, shard: Shard) -> Iterator[Row | BadRecord]:
         if f"{broken:05d}-of" in shard.name:
@@ -124,6 +123,12 @@ def test_a_failure_reaches_whoever_waits(given: Callable[..., Config], monkeypat
         return READ(source, shard)
 
     monkeypatch.setattr(FileSource, "read", torn)
+
+
+def test_a_failure_reaches_whoever_waits(given: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = begun(given("runs"))
+    broken = first_epoch_shards(0, "c4", SHARDS)[2]
+    tear(monkeypatch, broken)
     with Preparer(made.pending, InlineExecutor(), SilentReporter()), pytest.raises(DataError, match="is torn"):
         open_cache(made.caches["c4"], timeout_s=60).entry(broken)
     monkeypatch.setattr(FileSource, "read", READ)
@@ -289,12 +294,6 @@ def test_a_run_whose_source_turns_out_to_be_torn_says_so(
     given: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = first_epoch_shards(0, "c4", SHARDS)[1]
-
-    def torn(source: FileSource, shard: Shard) -> Iterator[Row | BadRecord]:
-        if f"{broken:05d}-of" in shard.name:
-            raise DataError(f"{shard.name} is torn")
-        return READ(source, shard)
-
-    monkeypatch.setattr(FileSource, "read", torn)
+    tear(monkeypatch, broken)
     with pytest.raises(DataError, match="is torn"):
         train_recipe("quickstart", given("runs", "data.prepare=while_training"), SilentReporter())
