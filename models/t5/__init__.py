@@ -1,16 +1,20 @@
-"""T5 1.0 and 1.1: the model, its first weights, decoding, and the way to and from Hugging Face."""
+"""T5 1.0 and 1.1 in all shapes of the paper: models, first weights, decoding, the way to and from Hugging Face."""
 
 from mixtura.models.t5.config import SIZES, T5Config
 from mixtura.models.t5.convert import config_from_hf, hf_config, hf_name, hf_state, our_name, our_state
-from mixtura.models.t5.generate import greedy_decode
+from mixtura.models.t5.generate import beam_decode, greedy_decode
 from mixtura.models.t5.initialization import initialize
-from mixtura.models.t5.model import T5
+from mixtura.models.t5.model import T5, DecoderOnlyT5, TextToText, create_model
 
 __all__ = [
     "SIZES",
     "T5",
+    "DecoderOnlyT5",
     "T5Config",
+    "TextToText",
+    "beam_decode",
     "config_from_hf",
+    "create_model",
     "greedy_decode",
     "hf_config",
     "hf_name",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 FeedForwardKind = Literal["relu", "gated-gelu"]
+
+Architecture = Literal["encoder_decoder", "shared", "prefix_lm", "lm"]
+DropoutOverLength = Literal["shared", "independent"]
 
 FEED_FORWARD_KINDS: tuple[FeedForwardKind, ...] = ("relu", "gated-gelu")
 
@@ -63,13 +66,29 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
     """Added to the mean square in every norm."""
 
+    architecture: Architecture = "encoder_decoder"
+    """The paper's section 3.2: two stacks, two stacks with the same weights, or one stack."""
+
+    adapter_size: int | None = None
+    """Inner channels of an adapter after every feed-forward sublayer; none if not given."""
+
+    dropout_over_length: DropoutOverLength = "shared"
+    """One dropout mask for all positions of a row, or one for each."""
+
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"T5Config.{name} is {getattr(self, name)}; give a number of at least 1")
-        if self.feed_forward not in FEED_FORWARD_KINDS:
-            kinds = " or ".join(f"'{kind}'" for kind in FEED_FORWARD_KINDS)
-            raise ValueError(f"T5Config.feed_forward is '{self.feed_forward}'; choose {kinds}")
+        for name, known in (
+            ("feed_forward", FEED_FORWARD_KINDS),
+            ("architecture", get_args(Architecture)),
+            ("dropout_over_length", get_args(DropoutOverLength)),
+        ):
+            if getattr(self, name) not in known:
+                kinds = " or ".join(f"'{kind}'" for kind in known)
+                raise ValueError(f"T5Config.{name} is '{getattr(self, name)}'; choose {kinds}")
+        if self.adapter_size is not None and self.adapter_size < 1:
+            raise ValueError(f"T5Config.adapter_size is {self.adapter_size}; give a number of at least 1, or None")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"T5Config.dropout_rate is {self.dropout_rate}; give a share of at least 0, below 1")
         if not self.layer_norm_epsilon > 0.0:

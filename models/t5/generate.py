@@ -1,47 +1,112 @@
-"""Turning inputs into answers, one token after the other."""
+"""Turning inputs into answers, one token after the other: greedily, or with the paper's beam search.
+
+A model with an encoder reads the inputs there. A single stack reads them as the beginning of its row, shifted by one
+as all its rows are: pad, inputs, end; the last of these positions says what the answer begins with.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from mixtura.models.t5.model import PAD_ID, T5, DecoderCache
+from mixtura.models.t5.model import PAD_ID, T5, DecoderOnlyT5
+from mixtura.models.t5.stack import DecoderCache
+
+_IMPOSSIBLE = float("-inf")
 
 
 @torch.no_grad()
 def greedy_decode(
-    model: T5,
-    encoder_input_tokens: Tensor,
-    encoder_segment_ids: Tensor | None = None,
+    model: T5 | DecoderOnlyT5,
+    inputs: Tensor,
+    segment_ids: Tensor | None = None,
     *,
     max_length: int,
     eos_id: int = 1,
 ) -> Tensor:
     """The most likely token at every step, until `eos_id` or `max_length` tokens.
 
-    Inputs are [batch, source length], one example per row (packed rows are refused). The answer is int64
-    [batch, length]: each row ends with `eos_id` if it came, and is padded with 0; `length` is that of the longest.
+    Inputs are [batch, source length], each with its end, one example per row (packed rows are refused). The answer
+    is int64 [batch, length]: each row ends with `eos_id` if it came, and is padded with 0; the longest has `length`.
     """
-    segments = (encoder_input_tokens != PAD_ID).to(torch.int32) if encoder_segment_ids is None else encoder_segment_ids
+    segments = _one_segment(inputs, segment_ids, max_length)
+    cache, logits = _begin(model, inputs, segments, max_length)
+    answers = torch.full((inputs.shape[0], max_length), PAD_ID, dtype=torch.int64, device=inputs.device)
+    length = _fill(model, cache, logits, answers, eos_id)
+    return answers[:, :length]
+
+
+@torch.no_grad()
+def beam_decode(
+    model: T5 | DecoderOnlyT5,
+    inputs: Tensor,
+    segment_ids: Tensor | None = None,
+    *,
+    max_length: int,
+    beams: int = 4,
+    length_penalty: float = 0.6,
+    eos_id: int = 1,
+) -> Tensor:
+    """The best answer that beam search finds, in the shape of `greedy_decode`, which it is with one beam.
+
+    An answer's score is its log-probability divided by `((5 + length) / 6)^length_penalty`, its length with the end
+    (Wu et al. 2016, equation 14); the paper's final results have 4 beams and 0.6. The `beams` likeliest unfinished
+    answers are carried on, and the `beams` best finished ones kept, until no unfinished one can get better than those.
+    A row has at most `1.5 x its input + 10` tokens. The original takes the longest input of the batch there; here an
+    answer does not depend on its company.
+    """
+    if beams < 1:
+        raise ValueError(f"beams is {beams}; give at least 1")
+    if beams == 1:
+        return greedy_decode(model, inputs, segment_ids, max_length=max_length, eos_id=eos_id)
+    segments = _one_segment(inputs, segment_ids, max_length)
+    limits = ((segments != 0).sum(1) * 3 // 2 + 10).clamp(max=max_length)
+    cache, logits = _begin(model, inputs, segments, int(limits.max()))
+    beams_of_rows = torch.arange(len(limits), device=limits.device).repeat_interleave(beams)
+    search = _Search.begin(limits, beams, length_penalty, eos_id)
+    return search.run(model, cache.select(beams_of_rows), logits[beams_of_rows])
+
+
+def _one_segment(tokens: Tensor, segment_ids: Tensor | None, max_length: int) -> Tensor:
+    """The segments of rows that are to be answered: 1 at tokens and 0 at padding."""
+    segments = (tokens != PAD_ID).to(torch.int32) if segment_ids is None else segment_ids
     if int(segments.max()) > 1:
         raise ValueError(f"found {int(segments.max())} segments in a row; decoding takes one example per row, unpacked")
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; give at least 1 token")
-    cache = model.start_decoding(model.encode(encoder_input_tokens, segments), segments, max_length)
-    batch = encoder_input_tokens.shape[0]
-    answers = torch.full((batch, max_length), PAD_ID, dtype=torch.int64, device=encoder_input_tokens.device)
-    length = _fill(model, cache, answers, eos_id)
-    return answers[:, :length]
+    return segments
 
 
-def _fill(model: T5, cache: DecoderCache, answers: Tensor, eos_id: int) -> int:
+def _begin(model: T5 | DecoderOnlyT5, inputs: Tensor, segments: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
+    """What the model knows of the inputs, with room for `max_length` tokens; and the logits of the first of them."""
+    if isinstance(model, T5):
+        cache = model.start_decoding(model.encode(inputs, segments), segments, max_length)
+        return cache, model.decode_next(torch.full_like(inputs[:, 0], PAD_ID), cache)
+    return model.start_decoding(*_beginnings(inputs, segments), max_length)
+
+
+def _beginnings(inputs: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a single stack as far as they are known, with their segment ids, so padded that they end together.
+
+    >>> _beginnings(torch.tensor([[7, 8, 1], [9, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]]))[0].tolist()
+    [[0, 7, 8, 1], [0, 0, 9, 1]]
+    """
+    columns, padding = torch.arange(inputs.shape[1] + 1, device=inputs.device), (segments == 0).sum(1, keepdim=True)
+    # Everything moves to the right by as much as there is padding, and by the pad that a row begins with.
+    shifted = functional.pad(inputs, (1, 0), value=PAD_ID).gather(1, (columns - padding).clamp(min=0))
+    return shifted, (columns >= padding).to(segments.dtype)
+
+
+def _fill(model: T5 | DecoderOnlyT5, cache: DecoderCache, logits: Tensor, answers: Tensor, eos_id: int) -> int:
     """Writes the answers in place; returns the length of the longest."""
     batch, max_length = answers.shape
     rows = torch.arange(batch, device=answers.device)
     running = torch.ones_like(rows, dtype=torch.bool)
-    tokens = torch.full_like(rows, PAD_ID)
     for position in range(max_length):
-        tokens = model.decode_next(tokens, cache).argmax(-1)
+        tokens = logits.argmax(-1)
         answers[rows, position] = torch.where(running, tokens, PAD_ID)
         running = running & (tokens != eos_id)
         left = int(running.sum())
@@ -51,4 +116,120 @@ def _fill(model: T5, cache: DecoderCache, answers: Tensor, eos_id: int) -> int:
         if 2 * left <= len(rows):
             kept = running.nonzero()[:, 0]
             rows, running, tokens, cache = rows[kept], running[kept], tokens[kept], cache.select(kept)
+        if position + 1 < max_length:
+            logits = model.decode_next(tokens, cache)
     return max_length
+
+
+@dataclass
+class _Search:
+    """Beam search over the rows that are still looked at, each with its unfinished and its finished answers.
+
+    Answers are [rows, beams, limit], their log-probabilities and scores [rows, beams], the best first.
+    """
+
+    answers: Tensor
+    """[batch, limit]: the chosen answers of all rows, written when a row is done."""
+    rows: Tensor
+    """[rows]: which rows of the batch are looked at."""
+    limits: Tensor
+    """[rows]: most tokens of an answer."""
+    alive: Tensor
+    log_probabilities: Tensor
+    finished: Tensor
+    scores: Tensor
+    length_penalty: float
+    eos_id: int
+
+    @classmethod
+    def begin(cls, limits: Tensor, beams: int, length_penalty: float, eos_id: int) -> _Search:
+        """Nothing finished; of the equal beams of a row only the first counts."""
+        batch, device = len(limits), limits.device
+        empty = torch.full((batch, beams, int(limits.max())), PAD_ID, dtype=torch.int64, device=device)
+        impossible = torch.full((batch, beams), _IMPOSSIBLE, device=device)
+        first = impossible.clone()
+        first[:, 0] = 0.0
+        rows = torch.arange(batch, device=device)
+        return cls(empty[:, 0].clone(), rows, limits, empty, first, empty.clone(), impossible, length_penalty, eos_id)
+
+    def run(self, model: T5 | DecoderOnlyT5, cache: DecoderCache, logits: Tensor) -> Tensor:
+        """[batch, length] answers, by the logits [rows x beams, vocabulary] of their first token."""
+        done = torch.zeros_like(self.rows, dtype=torch.bool)
+        for position in range(int(self.limits.max())):
+            parents, tokens = self._grow(logits.log_softmax(-1), position)
+            over = self._over(position + 1) & ~done
+            self._answer(over)
+            done = done | over
+            left = int((~done).sum())
+            if left == 0:
+                break
+            _follow(cache, parents)
+            if 2 * left <= len(done):
+                kept = (~done).nonzero()[:, 0]
+                beams = self.scores.shape[1]
+                places = (kept[:, None] * beams + torch.arange(beams, device=kept.device)).flatten()
+                self._keep(kept)
+                done, tokens, cache = done[kept], tokens[places], cache.select(places)
+            logits = model.decode_next(tokens, cache)
+        written = (self.answers != PAD_ID).any(0).nonzero()
+        return self.answers[:, : int(written.max()) + 1 if len(written) else 1]
+
+    def _grow(self, likelihoods: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """One token more, by log-probabilities [rows x beams, vocabulary].
+
+        Returns, of every unfinished answer, the place [rows x beams] of the one that it continues, and its last token.
+        """
+        rows, beams = self.log_probabilities.shape
+        vocabulary = likelihoods.shape[-1]
+        totals = (self.log_probabilities.view(-1, 1) + likelihoods).view(rows, beams * vocabulary)
+        # Twice as many: if half of them end, there are as many left to carry on.
+        best, chosen = totals.topk(min(2 * beams, beams * vocabulary))
+        parents, tokens = chosen // vocabulary, chosen % vocabulary
+        grown = _of_beams(self.alive, parents)
+        grown[:, :, position] = tokens
+        ended = tokens == self.eos_id
+
+        ended_scores = torch.where(ended, best / self._penalty(position + 1), _IMPOSSIBLE)
+        self.scores, kept = torch.cat([self.scores, ended_scores], dim=1).topk(beams)
+        self.finished = _of_beams(torch.cat([self.finished, grown], dim=1), kept)
+
+        self.log_probabilities, kept = torch.where(ended, _IMPOSSIBLE, best).topk(beams)
+        self.alive = _of_beams(grown, kept)
+        places = torch.arange(rows, device=parents.device)[:, None] * beams + parents.gather(1, kept)
+        return places.flatten(), tokens.gather(1, kept).flatten()
+
+    def _penalty(self, length: float | Tensor) -> float | Tensor:
+        return ((5.0 + length) / 6.0) ** self.length_penalty
+
+    def _over(self, length: int) -> Tensor:
+        """bool [rows]: whether a row has come to its limit, or cannot find anything better than what has ended."""
+        any_ended = self.scores[:, 0] > _IMPOSSIBLE
+        worst = torch.where(self.scores > _IMPOSSIBLE, self.scores, torch.inf).amin(1)
+        # The likeliest one can only become less likely, and its length at most the limit.
+        hoped = self.log_probabilities[:, 0] / self._penalty(self.limits)
+        return (length >= self.limits) | (any_ended & (worst > hoped))
+
+    def _answer(self, over: Tensor) -> None:
+        """Write the best answer of the rows that are over: an ended one if there is any."""
+        ended = (self.scores[:, :1] > _IMPOSSIBLE)[over]
+        best = torch.where(ended, self.finished[over, 0], self.alive[over, 0])
+        self.answers[self.rows[over]] = best
+
+    def _keep(self, kept: Tensor) -> None:
+        self.rows, self.limits = self.rows[kept], self.limits[kept]
+        self.alive, self.log_probabilities = self.alive[kept], self.log_probabilities[kept]
+        self.finished, self.scores = self.finished[kept], self.scores[kept]
+
+
+def _of_beams(answers: Tensor, chosen: Tensor) -> Tensor:
+    """answers [rows, beams, length] and chosen [rows, count] -> [rows, count, length]."""
+    return answers.gather(1, chosen[:, :, None].expand(-1, -1, answers.shape[2]))
+
+
+def _follow(cache: DecoderCache, parents: Tensor) -> None:
+    """Give every row of the cache what its parent has seen, in place. The beams of a row share the encoder's output."""
+    if torch.equal(parents, torch.arange(len(parents), device=parents.device)):
+        return
+    for layer in cache.layers:
+        for seen in (layer.keys, layer.values):
+            seen[:, :, : cache.length] = seen[parents, :, : cache.length]

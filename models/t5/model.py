@@ -1,226 +1,128 @@
-"""T5 1.0 and 1.1, read from top to bottom: layers, stacks, the whole (Raffel et al. 2020, section 2.1).
-
-Every sublayer is `x + drop(f(norm(x)))`. Positions enter only through the relative bias of the self-attentions.
-Parameters and activations have one dtype; norms, softmax and logits are computed in float32.
-"""
+"""T5 in the shapes of the paper's section 3.2, of one set of layers: two stacks, two with equal weights, or one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import cast
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mixtura.models.t5.attention import ATTENTION, Attention, AttentionKind, RelativeBias, causal, mask, same_segment
+from mixtura.models.t5.attention import ATTENTION_KINDS, AttentionKind, Visible, mask
 from mixtura.models.t5.config import T5Config
-from mixtura.models.t5.dropout import Dropout, add_dropped, drop
-from mixtura.models.t5.layers import Embedding, Linear, RMSNorm, feed_forward
+from mixtura.models.t5.dropout import Dropout
+from mixtura.models.t5.layers import Embedding, Head, Linear, logits
+from mixtura.models.t5.stack import Computing, DecoderCache, Stack
 
 PAD_ID = 0
-"""Padding in both stacks, and the decoder's first input."""
+"""Padding in all stacks, and the decoder's first input."""
 
 
-@dataclass
-class LayerCache:
-    """What one decoder layer keeps between steps, each [batch, heads, positions, d_kv].
-
-    `keys` and `values` have room for every position that will be decoded.
-    """
-
-    keys: Tensor
-    values: Tensor
-    cross_keys: Tensor
-    cross_values: Tensor
-
-    def write(self, position: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one position, and gives everything up to it."""
-        self.keys[:, :, position : position + 1] = keys
-        self.values[:, :, position : position + 1] = values
-        return self.keys[:, :, : position + 1], self.values[:, :, : position + 1]
-
-    def select(self, rows: Tensor) -> LayerCache:
-        """These rows, as in `DecoderCache.select`."""
-        return LayerCache(self.keys[rows], self.values[rows], self.cross_keys[rows], self.cross_values[rows])
-
-
-@dataclass
-class DecoderCache:
-    """What is kept between the steps of decoding a batch."""
-
-    layers: list[LayerCache]
-
-    cross_bias: Tensor
-    """[batch, 1, 1, source length]: which encoder positions may be seen."""
-
-    distance_bias: Tensor
-    """[heads, max_length]: the decoder's relative bias by distance to the left, the farthest first."""
-
-    length: int = 0
-    """Positions decoded so far."""
-
-    @property
-    def max_length(self) -> int:
-        """Positions there is room for."""
-        return self.distance_bias.shape[1]
-
-    def select(self, rows: Tensor) -> DecoderCache:
-        """The cache of these rows (int64, in any order, repeats allowed)."""
-        layers = [layer.select(rows) for layer in self.layers]
-        return DecoderCache(layers, self.cross_bias[rows], self.distance_bias, self.length)
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward."""
-
-    def __init__(self, config: T5Config, sites: Iterator[int], attention: AttentionKind) -> None:
-        super().__init__()
-        self.self_attention_norm = RMSNorm(config)
-        self.self_attention = Attention(config, next(sites), attention)
-        self.feed_forward_norm = RMSNorm(config)
-        self.feed_forward = feed_forward(config, next(sites))
-        self.self_attention_site, self.feed_forward_site = next(sites), next(sites)
-
-    def forward(self, x: Tensor, bias: Tensor, dropout: Dropout | None) -> Tensor:
-        """[batch, length, d_model] -> the same; `bias` holds the position bias and the mask."""
-        y = self.self_attention_norm(x)
-        y = self.self_attention(y, *self.self_attention.keys_values(y), bias, dropout)
-        x = add_dropped(x, y, self.self_attention_site, dropout)
-        y = self.feed_forward(self.feed_forward_norm(x), dropout)
-        return add_dropped(x, y, self.feed_forward_site, dropout)
-
-
-class DecoderLayer(nn.Module):
-    """Self-attention, attention over what the encoder made, then feed-forward."""
-
-    def __init__(self, config: T5Config, sites: Iterator[int], attention: AttentionKind) -> None:
-        super().__init__()
-        self.self_attention_norm = RMSNorm(config)
-        self.self_attention = Attention(config, next(sites), attention)
-        self.cross_attention_norm = RMSNorm(config)
-        self.cross_attention = Attention(config, next(sites), attention)
-        self.feed_forward_norm = RMSNorm(config)
-        self.feed_forward = feed_forward(config, next(sites))
-        self.self_attention_site, self.cross_attention_site = next(sites), next(sites)
-        self.feed_forward_site = next(sites)
-
-    def forward(self, x: Tensor, encoded: Tensor, bias: Tensor, cross_bias: Tensor, dropout: Dropout | None) -> Tensor:
-        """x [batch, length, d_model] -> the same; `cross_bias` masks positions of `encoded`."""
-        y = self.self_attention_norm(x)
-        y = self.self_attention(y, *self.self_attention.keys_values(y), bias, dropout)
-        x = add_dropped(x, y, self.self_attention_site, dropout)
-        return self._look_and_think(x, self.cross_attention.keys_values(encoded), cross_bias, dropout)
-
-    def step(self, x: Tensor, cache: LayerCache, position: int, bias: Tensor, cross_bias: Tensor) -> Tensor:
-        """One position [batch, 1, d_model], which sees itself and what the cache holds."""
-        y = self.self_attention_norm(x)
-        keys, values = cache.write(position, *self.self_attention.keys_values(y))
-        x = x + self.self_attention(y, keys, values, bias, None)
-        return self._look_and_think(x, (cache.cross_keys, cache.cross_values), cross_bias, None)
-
-    def _look_and_think(
-        self, x: Tensor, encoded: tuple[Tensor, Tensor], cross_bias: Tensor, dropout: Dropout | None
-    ) -> Tensor:
-        y = self.cross_attention(self.cross_attention_norm(x), *encoded, cross_bias, dropout)
-        x = add_dropped(x, y, self.cross_attention_site, dropout)
-        y = self.feed_forward(self.feed_forward_norm(x), dropout)
-        return add_dropped(x, y, self.feed_forward_site, dropout)
-
-
-class Encoder(nn.Module):
-    """The stack that sees a segment from both sides."""
-
-    def __init__(self, config: T5Config, sites: Iterator[int], attention: AttentionKind) -> None:
-        super().__init__()
-        self.relative_bias = RelativeBias(config, bidirectional=True)
-        self.input_site = next(sites)
-        layers = [EncoderLayer(config, sites, attention) for _ in range(config.num_layers)]
-        self.layers = cast("Sequence[EncoderLayer]", nn.ModuleList(layers))
-        self.final_norm = RMSNorm(config)
-        self.output_site = next(sites)
-
-    def forward(self, x: Tensor, segments: Tensor, dropout: Dropout | None) -> Tensor:
-        """x [batch, length, d_model], segments [batch, length] -> [batch, length, d_model]."""
-        length = x.shape[1]
-        bias = self.relative_bias(length, length) + mask(same_segment(segments, segments), x.dtype)
-        x = drop(x, self.input_site, dropout)
-        for layer in self.layers:
-            x = layer(x, bias, dropout)
-        return drop(self.final_norm(x), self.output_site, dropout)
-
-
-class Decoder(nn.Module):
-    """The stack that sees what came before in the segment, and the encoder's output."""
-
-    def __init__(self, config: T5Config, sites: Iterator[int], attention: AttentionKind) -> None:
-        super().__init__()
-        self.relative_bias = RelativeBias(config, bidirectional=False)
-        self.input_site = next(sites)
-        layers = [DecoderLayer(config, sites, attention) for _ in range(config.num_decoder_layers)]
-        self.layers = cast("Sequence[DecoderLayer]", nn.ModuleList(layers))
-        self.final_norm = RMSNorm(config)
-        self.output_site = next(sites)
-
-    def forward(
-        self, x: Tensor, encoded: Tensor, visible: Tensor, cross_visible: Tensor, dropout: Dropout | None
-    ) -> Tensor:
-        """x [batch, length, d_model]; `visible` and `cross_visible` broadcast to [batch, 1, queries, keys]."""
-        length = x.shape[1]
-        bias = self.relative_bias(length, length) + mask(visible, x.dtype)
-        cross_bias = mask(cross_visible, x.dtype)
-        x = drop(x, self.input_site, dropout)
-        for layer in self.layers:
-            x = layer(x, encoded, bias, cross_bias, dropout)
-        return drop(self.final_norm(x), self.output_site, dropout)
-
-    def start(self, encoded: Tensor, visible: Tensor, max_length: int) -> DecoderCache:
-        """A cache with room for `max_length` positions; visible [batch, source length] is bool."""
-        layers = []
-        for layer in self.layers:
-            keys, values = layer.cross_attention.keys_values(encoded)
-            batch, heads, _, d_kv = keys.shape
-            room = (batch, heads, max_length, d_kv)
-            layers.append(LayerCache(keys.new_zeros(room), keys.new_zeros(room), keys, values))
-        farthest_first = torch.arange(1 - max_length, 1, device=encoded.device)
-        cross_bias = mask(visible[:, None, None], encoded.dtype)
-        return DecoderCache(layers, cross_bias, self.relative_bias.by_offset(farthest_first))
-
-    def step(self, x: Tensor, cache: DecoderCache) -> Tensor:
-        """One position [batch, 1, d_model] after those in the cache, which grows by it."""
-        position = cache.length
-        bias = cache.distance_bias[:, None, cache.max_length - position - 1 :][None]
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            x = layer.step(x, layer_cache, position, bias, cache.cross_bias)
-        cache.length = position + 1
-        out: Tensor = self.final_norm(x)
-        return out
-
-
-class T5(nn.Module):
-    """The encoder-decoder. Its parameters are NaN until `initialize` or a loaded state fills them.
-
-    `attention` chooses between torch's fused kernels and the same mathematics written out.
+class TextToText(nn.Module, ABC):
+    """What all shapes have in common: embedding, decoder and head. Parameters are NaN until they are filled.
 
     Tokens and segment ids are integers [batch, length]. Segments count from 1; 0 is padding. A position sees only
-    positions of its own segment. Without segment ids a row is one segment: the encoder's is where its tokens are not 0,
-    and the decoder sees everything before it.
+    positions of its own segment.
 
     `dropout_keys` (int64 [batch], one key per row) switch dropout on; see `mixtura.models.t5.dropout`.
+
+    The forward pass gives logits of the next token at every decoder position, float32 [batch, length, vocab_size]; or
+    what `head` makes of the hidden states [batch, length, d_model], scaled by d_model^-0.5 where embeddings are tied,
+    and the weight [vocab_size, d_model]: a loss, without ever having all logits.
     """
 
-    def __init__(self, config: T5Config, *, attention: AttentionKind = "sdpa") -> None:
+    features: tuple[str, ...]
+    """SeqIO's names of what the forward pass takes."""
+
+    def __init__(self, config: T5Config, computing: Computing) -> None:
         super().__init__()
-        if attention not in ATTENTION:
-            raise ValueError(f"attention is '{attention}'; choose one of {', '.join(map(repr, ATTENTION))}")
-        self.config = config
-        sites = count()
+        self.config, self.computing = config, computing
         self.embedding = Embedding(config.vocab_size, config.d_model)
-        self.encoder = Encoder(config, sites, attention)
-        self.decoder = Decoder(config, sites, attention)
+
+    def _complete(self) -> None:
+        """Add the head, and freeze what adapters leave as it is."""
+        config = self.config
         self.head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size)
+        if config.adapter_size is not None:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(".adapter." in name or name.endswith(".scale"))
+
+    @property
+    def trained_names(self) -> frozenset[str]:
+        """The parameters that training changes: all; or with adapters these, and the norms (section 3.5.1)."""
+        return frozenset(name for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    @property
+    def unfreezing_order(self) -> tuple[frozenset[str], ...]:
+        """Parameters in the order of gradual unfreezing (section 3.5.1).
+
+        First those that are trained throughout (embedding, head, last norms, position biases), then the top layer of
+        every stack, then the one below it, ...
+        """
+        names = {name for name, _ in self.named_parameters()}
+        stacks = {name: len(stack.layers) for name, stack in self.named_children() if isinstance(stack, Stack)}
+        groups = []
+        for below_top in range(max(stacks.values())):
+            prefixes = tuple(f"{stack}.layers.{layers - 1 - below_top}." for stack, layers in stacks.items())
+            groups.append(frozenset(name for name in names if name.startswith(prefixes)))
+        return (frozenset(names.difference(*groups)), *groups)
+
+    def unembed(self, hidden: Tensor, head: Head = logits) -> Any:
+        """What a head makes of hidden states [..., d_model]: logits, float32 [..., vocab_size]."""
+        if self.head is not None:
+            return self.head(hidden, head)
+        return self.embedding(hidden * self.config.d_model**-0.5, head)
+
+    def decode_next(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Logits after one more token per row: tokens [batch] -> float32 [batch, vocab_size]; the cache grows by it."""
+        if cache.length >= cache.max_length:
+            raise ValueError(
+                f"position {cache.length} was asked of a decoder cache with room for {cache.max_length}; "
+                "start it with a larger max_length"
+            )
+        found: Tensor = self.unembed(self._decoder().go_on(self.embedding(tokens[:, None]), cache))[:, 0]
+        return found
+
+    @abstractmethod
+    def _decoder(self) -> Stack:
+        """The stack that says what comes next."""
+
+    def _dropout(self, keys: Tensor | None, sites: int, *lengths: int) -> Dropout | None:
+        """The masks of a forward pass over rows of these lengths."""
+        config = self.config
+        if keys is None or config.dropout_rate == 0.0:
+            return None
+        longest, heads = max(lengths), config.num_heads
+        width = max(config.d_model, config.d_ff, config.adapter_size or 0)
+        if config.dropout_over_length == "shared":
+            indices = max(width, longest * heads)
+        else:
+            indices = longest * max(width, longest * heads)
+        return Dropout.of_rows(
+            keys,
+            config.dropout_rate,
+            sites=sites,
+            indices=indices,
+            over_length=config.dropout_over_length,
+        )
+
+
+class T5(TextToText):
+    """Encoder and decoder; in the `shared` architecture the encoder is the decoder without its cross-attention.
+
+    Without segment ids a row is one segment: the encoder's is where its tokens are not 0, and the decoder sees
+    everything before it.
+    """
+
+    features = ("encoder_input_tokens", "encoder_segment_ids", "decoder_input_tokens", "decoder_segment_ids")
+
+    def __init__(self, config: T5Config, *, computing: Computing | None = None) -> None:
+        super().__init__(config, computing or Computing())
+        self.shared = config.architecture == "shared"
+        if not self.shared:
+            self.encoder = Stack(config, config.num_layers, self.computing)
+        self.decoder = Stack(config, config.num_decoder_layers, self.computing, cross=True)
+        self._complete()
 
     def forward(
         self,
@@ -230,71 +132,132 @@ class T5(nn.Module):
         encoder_segment_ids: Tensor | None = None,
         decoder_segment_ids: Tensor | None = None,
         dropout_keys: Tensor | None = None,
-    ) -> Tensor:
+        head: Head = logits,
+    ) -> Any:
         """Logits of the next token at every decoder position, float32 [batch, target length, vocab_size]."""
         if (encoder_segment_ids is None) != (decoder_segment_ids is None):
             given, missing = ("encoder", "decoder") if decoder_segment_ids is None else ("decoder", "encoder")
             raise ValueError(f"{given}_segment_ids came without {missing}_segment_ids; give both or neither")
-        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, dropout_keys=dropout_keys)
-        hidden = self.decode(
-            decoder_input_tokens,
-            encoded,
-            _segments(encoder_input_tokens, encoder_segment_ids),
-            decoder_segment_ids,
-            dropout_keys=dropout_keys,
+        segments = _segments(encoder_input_tokens, encoder_segment_ids)
+        if decoder_segment_ids is None:
+            decoder_segment_ids = torch.ones_like(decoder_input_tokens)
+        sites = self._encoder().sites, self.decoder.sites
+        dropout = self._dropout(dropout_keys, sum(sites), encoder_input_tokens.shape[1], decoder_input_tokens.shape[1])
+        encoded = self._encode(encoder_input_tokens, segments, None if dropout is None else dropout.part(0, sites[0]))
+        hidden = self.decoder(
+            self.embedding(decoder_input_tokens),
+            Visible(decoder_segment_ids, decoder_segment_ids, causal=True),
+            None if dropout is None else dropout.part(*sites),
+            bidirectional=False,
+            encoded=encoded,
+            cross_visible=Visible(decoder_segment_ids, segments),
         )
-        return self.unembed(hidden)
+        return self.unembed(hidden, head)
 
-    def encode(
-        self, tokens: Tensor, segment_ids: Tensor | None = None, *, dropout_keys: Tensor | None = None
-    ) -> Tensor:
-        """What the decoder looks at, [batch, length, d_model]."""
-        segments, dropout = _segments(tokens, segment_ids), self._dropout(dropout_keys)
-        encoded: Tensor = self.encoder(self.embedding(tokens), segments, dropout)
-        return encoded
-
-    def decode(
-        self,
-        tokens: Tensor,
-        encoded: Tensor,
-        encoder_segment_ids: Tensor,
-        segment_ids: Tensor | None = None,
-        *,
-        dropout_keys: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states of all decoder positions at once, [batch, length, d_model]; `unembed` makes them logits."""
-        visible = causal(tokens.shape[1], tokens.device)
-        if segment_ids is None:
-            cross_visible = (encoder_segment_ids != PAD_ID)[:, None, None]
-        else:
-            visible = visible & same_segment(segment_ids, segment_ids)
-            cross_visible = same_segment(segment_ids, encoder_segment_ids)
-        dropout = self._dropout(dropout_keys)
-        hidden: Tensor = self.decoder(self.embedding(tokens), encoded, visible, cross_visible, dropout)
-        return hidden
-
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states [..., d_model], float32 [..., vocab_size]; tied ones are scaled by d_model^-0.5."""
-        hidden = hidden.float()
-        if self.head is not None:
-            return functional.linear(hidden, self.head.weight.float())
-        return functional.linear(hidden * self.config.d_model**-0.5, self.embedding.weight.float())
+    def encode(self, tokens: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """What the decoder looks at, [batch, length, d_model], without dropout."""
+        return self._encode(tokens, _segments(tokens, segment_ids), None)
 
     def start_decoding(self, encoded: Tensor, encoder_segment_ids: Tensor, max_length: int) -> DecoderCache:
         """A cache for decoding up to `max_length` tokens one by one; every row is one segment."""
-        return self.decoder.start(encoded, encoder_segment_ids != PAD_ID, max_length)
+        return self.decoder.look_at(encoded, encoder_segment_ids != PAD_ID, max_length)
 
-    def decode_next(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits after one more token per row: tokens [batch] -> float32 [batch, vocab_size]; the cache grows by it."""
-        if cache.length >= cache.max_length:
+    def _encode(self, tokens: Tensor, segments: Tensor, dropout: Dropout | None) -> Tensor:
+        encoded: Tensor = self._encoder()(
+            self.embedding(tokens), Visible(segments, segments), dropout, bidirectional=True
+        )
+        return encoded
+
+    def _encoder(self) -> Stack:
+        return self.decoder if self.shared else self.encoder
+
+    def _decoder(self) -> Stack:
+        return self.decoder
+
+
+class DecoderOnlyT5(TextToText):
+    """One stack, which reads inputs and targets in one row: a prefix LM, or a language model (section 3.2.2).
+
+    A language model's position sees what is before it. In a prefix LM positions of the inputs see each other from both
+    sides, too: `decoder_causal_attention` is 1 there (SeqIO's name), and position biases have buckets for both sides.
+    """
+
+    def __init__(self, config: T5Config, *, computing: Computing | None = None) -> None:
+        super().__init__(config, computing or Computing())
+        self.prefix = config.architecture == "prefix_lm"
+        self.features = ("decoder_input_tokens", "decoder_segment_ids")
+        if self.prefix:
+            self.features += ("decoder_causal_attention",)
+        self.decoder = Stack(config, config.num_layers, self.computing)
+        self._complete()
+
+    def forward(
+        self,
+        decoder_input_tokens: Tensor,
+        decoder_segment_ids: Tensor,
+        *,
+        decoder_causal_attention: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+        head: Head = logits,
+    ) -> Any:
+        """Logits of the next token at every position, float32 [batch, length, vocab_size]."""
+        if self.prefix != (decoder_causal_attention is not None):
             raise ValueError(
-                f"position {cache.length} was asked of a decoder cache with room for {cache.max_length}; "
-                "start it with a larger max_length"
+                f"a model of architecture '{self.config.architecture}' was called "
+                f"{'without' if self.prefix else 'with'} decoder_causal_attention, which is of prefix_lm alone"
             )
-        return self.unembed(self.decoder.step(self.embedding(tokens[:, None]), cache))[:, 0]
+        length = decoder_input_tokens.shape[1]
+        visible = self._visible(decoder_segment_ids, decoder_causal_attention)
+        dropout = self._dropout(dropout_keys, self.decoder.sites, length)
+        x = self.embedding(decoder_input_tokens)
+        return self.unembed(self.decoder(x, visible, dropout, bidirectional=self.prefix), head)
 
-    def _dropout(self, keys: Tensor | None) -> Dropout | None:
-        return None if keys is None or self.config.dropout_rate == 0.0 else Dropout(keys, self.config.dropout_rate)
+    def start_decoding(self, tokens: Tensor, segment_ids: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
+        """A cache with what the rows begin with, and the logits [batch, vocab_size] of what comes next.
+
+        tokens [batch, length], all of them inputs, end together: padding, of segment 0, is before them. There is room
+        for `max_length` tokens more.
+        """
+        length = tokens.shape[1]
+        x = self.embedding(tokens)
+        cache = self.decoder.start(x, length + max_length, bidirectional=self.prefix)
+        seen = torch.nn.functional.pad(segment_ids != PAD_ID, (0, max_length), value=True)
+        cache.own_mask = mask(seen[:, None, None], x.dtype)
+        visible = self._visible(segment_ids, segment_ids if self.prefix else None)
+        bias = self.decoder.relative_bias(length, bidirectional=self.prefix) + mask(visible.dense(), x.dtype)
+        hidden = self.decoder.go_on(x, cache, bias)
+        return cache, self.unembed(hidden[:, -1])
+
+    def _visible(self, segments: Tensor, both_ways: Tensor | None) -> Visible:
+        return Visible(segments, segments, causal=True, prefix=None if both_ways is None else both_ways.bool())
+
+    def _decoder(self) -> Stack:
+        return self.decoder
+
+
+def create_model(
+    config: T5Config,
+    *,
+    attention: AttentionKind = "sdpa",
+    compile: bool = False,  # noqa: A002  the recipe's word
+    activation_checkpointing: bool = False,
+) -> T5 | DecoderOnlyT5:
+    """The model of an architecture, whose parameters are NaN until `initialize` or a loaded state fills them.
+
+    `attention` chooses between torch's fused kernels (`sdpa`), the same mathematics written out (`eager`) and
+    FlexAttention (`flex`). `compile` compiles each layer; with `activation_checkpointing` only a layer's input is kept
+    for the backward pass. None of these changes what is computed.
+    """
+    if attention not in ATTENTION_KINDS:
+        raise ValueError(f"attention is '{attention}'; choose one of {', '.join(map(repr, ATTENTION_KINDS))}")
+    if attention == "flex" and config.dropout_over_length == "independent":
+        raise ValueError(
+            "attention is 'flex', which has no dropout_over_length 'independent'; choose 'sdpa', or 'shared' dropout"
+        )
+    computing = Computing(attention, compile, activation_checkpointing)
+    if config.architecture in ("encoder_decoder", "shared"):
+        return T5(config, computing=computing)
+    return DecoderOnlyT5(config, computing=computing)
 
 
 def _segments(tokens: Tensor, segment_ids: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mixtura.models.t5 import T5, T5Config
+from mixtura.models.t5 import T5Config, TextToText, create_model
 
 V1_0 = T5Config(
     vocab_size=64, d_model=16, d_kv=6, d_ff=24, num_heads=3, num_layers=2, num_decoder_layers=3, dropout_rate=0.25
@@ -38,14 +38,14 @@ def config(request: pytest.FixtureRequest) -> T5Config:
 
 
 @pytest.fixture
-def random_model() -> Callable[..., T5]:
+def random_model() -> Callable[..., TextToText]:
     """Builds a model with every parameter drawn at random: norm scales and bias tables too.
 
     A larger `gain` lets the layers outshout the embedding of the last token, which a small model else repeats.
     """
 
-    def build(config: T5Config, attention: str = "sdpa", seed: int = 0, gain: float = 1.0) -> T5:
-        model = T5(config, attention=attention)  # type: ignore[arg-type]
+    def build(config: T5Config, attention: str = "sdpa", seed: int = 0, gain: float = 1.0) -> TextToText:
+        model = create_model(config, attention=attention)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

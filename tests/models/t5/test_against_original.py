@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixtura.models.t5 import T5, T5Config, greedy_decode, our_state
+from mixtura.models.t5 import T5, T5Config, beam_decode, greedy_decode, our_state
 
 
 def our_tensors(row: dict[str, Any], config: T5Config) -> dict[str, Tensor]:
@@ -69,6 +69,21 @@ def test_greedy_answers_are_those_of_the_original(toy: tuple[T5, dict[str, Any]]
     assert greedy
     for decoded in greedy:
         answers = greedy_decode(model, torch.tensor(row["ids"]["inputs"]), max_length=decoded["max_decode_length"])
+        assert [until_end(answer) for answer in answers.tolist()] == [until_end(answer) for answer in decoded["ids"]]
+
+
+def test_beam_search_finds_the_answers_of_the_original(toy: tuple[T5, dict[str, Any]]) -> None:
+    model, row = toy
+    searched = [decoded for decoded in row["decoded"] if decoded["options"]["beam_size"] > 1]
+    assert len(searched) == 4
+    for decoded in searched:
+        answers = beam_decode(
+            model,
+            torch.tensor(row["ids"]["inputs"]),
+            max_length=decoded["max_decode_length"],
+            beams=decoded["options"]["beam_size"],
+            length_penalty=decoded["options"]["alpha"],
+        )
         assert [until_end(answer) for answer in answers.tolist()] == [until_end(answer) for answer in decoded["ids"]]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixtura.models.t5 import T5, T5Config, greedy_decode, hf_config, hf_state, our_name
+from mixtura.models.t5.config import DropoutOverLength
 from mixtura.models.t5.dropout import Dropout
 
 transformers = pytest.importorskip("transformers")
@@ -35,7 +37,7 @@ def losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def assert_same_gradients(ours: T5, theirs: nn.Module) -> None:
-    """Each to 1e-5 of its largest element."""
+    """Each to 2e-5 of its largest element."""
     parameters = dict(ours.named_parameters())
     expected = {our_name(name): p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     assert set(parameters) == set(expected)
@@ -43,7 +45,7 @@ def assert_same_gradients(ours: T5, theirs: nn.Module) -> None:
         found, scale = parameters[name].grad, gradient.abs().max()
         assert scale > 0, name
         assert found is not None, name
-        assert (found - gradient).abs().max() <= 1e-5 * scale, name
+        assert (found - gradient).abs().max() <= 2e-5 * scale, name
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -78,50 +80,50 @@ def test_logits_loss_and_gradients_equal_those_of_transformers(
 
 
 def sites_in_order(model: T5) -> list[int]:
-    """The numbers of the dropout sites in the order in which a pass meets them."""
-    encoder, decoder = model.encoder, model.decoder
-    sites = [encoder.input_site]
-    for layer in encoder.layers:
-        sites += [
-            layer.self_attention.site,
-            layer.self_attention_site,
-            layer.feed_forward.site,
-            layer.feed_forward_site,
-        ]
-    sites += [encoder.output_site, decoder.input_site]
-    for layer in decoder.layers:
-        sites += [layer.self_attention.site, layer.self_attention_site]
-        sites += [layer.cross_attention.site, layer.cross_attention_site]
-        sites += [layer.feed_forward.site, layer.feed_forward_site]
-    return [*sites, decoder.output_site]
+    """The numbers of the dropout sites in the order in which a pass meets them: a stack's input and output come first,
+    then eight for each layer."""
+    sites, first = [], 0
+    # Self-attention's weights and output, cross-attention's, the feed-forward's hidden channels and output.
+    for stack, of_layer in ((model.encoder, [0, 3, 2, 5]), (model.decoder, [0, 3, 1, 4, 2, 5])):
+        layers = [first + 2 + 8 * number + site for number in range(len(stack.layers)) for site in of_layer]
+        sites += [first, *layers, first + 1]
+        first += stack.sites
+    return sites
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_dropout_falls_where_transformers_has_it_shared_over_length(
+@pytest.mark.parametrize(
+    ("attention", "over_length"), [("sdpa", "shared"), ("eager", "shared"), ("sdpa", "independent")]
+)
+def test_dropout_falls_where_transformers_has_it(
     config: T5Config,
     random_model: Callable[..., T5],
     padded_rows: tuple[Tensor, Tensor],
     attention: str,
+    over_length: DropoutOverLength,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs, targets = padded_rows
+    config = replace(config, dropout_over_length=over_length)
     model = random_model(config, attention)
     theirs = reference(model, "eager").train()
-    masks = Dropout(torch.tensor([21, 22, 23]), config.dropout_rate)
+    keys = torch.tensor([21, 22, 23])
+    masks = Dropout.of_rows(keys, config.dropout_rate, sites=60, indices=3 * 150**2, over_length=over_length)
     sites = iter(sites_in_order(model))
 
     def keyed_dropout(x: Tensor, p: float, training: bool, inplace: bool = False) -> Tensor:
         assert (p, training) == (config.dropout_rate, True)
         if x.ndim == 3:
-            return x * masks.channels(next(sites), x.shape[-1], x.dtype)
+            return x * masks.channels(next(sites), x.shape[-1], x.shape[1], x.dtype)
         # Attention weights [batch, heads, queries, keys].
+        if over_length == "independent":
+            return x * masks.pairs(next(sites), x.shape[1], x.shape[2], x.shape[3], x.dtype)
         return x * masks.value_rows(next(sites), x.shape[1], x.shape[3], x.dtype).transpose(2, 3)
 
     monkeypatch.setattr(functional, "dropout", keyed_dropout)
     expected = theirs(input_ids=inputs, attention_mask=inputs != 0, decoder_input_ids=targets).logits
     assert next(sites, None) is None
-    logits = model(inputs, targets, dropout_keys=masks.keys)
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    logits = model(inputs, targets, dropout_keys=keys)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
     losses(logits, targets).backward()
     losses(expected, targets).backward()
     assert_same_gradients(model, theirs)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,9 +14,8 @@ from mixtura.platform import random_bits
 KEYS = torch.tensor([3, -(2**63), 2**63 - 1, 0, -1])
 
 
-def sites(model: T5) -> Iterator[int]:
-    for module in model.modules():
-        yield from (value for name, value in vars(module).items() if name == "site" or name.endswith("_site"))
+def masks(keys: Tensor, rate: float, sites: int = 20, indices: int = 2000) -> Dropout:
+    return Dropout.of_rows(keys, rate, sites=sites, indices=indices)
 
 
 def test_words_are_those_of_the_platforms_generator() -> None:
@@ -26,25 +25,25 @@ def test_words_are_those_of_the_platforms_generator() -> None:
 
 
 def test_masks_never_change() -> None:
-    assert Dropout(torch.tensor([1, 2]), 0.5).kept(site=3, count=8).int().tolist() == [
+    assert masks(torch.tensor([1, 2]), 0.5).kept(site=3, count=8).int().tolist() == [
         [1, 0, 1, 0, 0, 1, 0, 1],
         [1, 1, 1, 0, 1, 0, 1, 1],
     ]
 
 
 def test_a_row_has_its_mask_in_any_company_length_and_dtype() -> None:
-    together = Dropout(KEYS, 0.3)
+    together = masks(KEYS, 0.3)
     for row in range(len(KEYS)):
-        alone = Dropout(KEYS[row : row + 1], 0.3)
-        assert torch.equal(together.channels(4, 40, torch.float32)[row], alone.channels(4, 40, torch.float32)[0])
+        alone = masks(KEYS[row : row + 1], 0.3)
+        assert torch.equal(together.channels(4, 40, 9, torch.float32)[row], alone.channels(4, 40, 9, torch.float32)[0])
         longer = alone.value_rows(4, 3, 50, torch.bfloat16)[0, :, :20] > 0
         assert torch.equal(together.value_rows(4, 3, 20, torch.float32)[row] > 0, longer)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_the_dropped_share_is_the_rate_and_the_mean_is_kept(rate: float) -> None:
-    dropout = Dropout(torch.arange(200), rate)
-    mask = dropout.channels(1, 2000, torch.float64)
+    dropout = masks(torch.arange(200), rate)
+    mask = dropout.channels(1, 2000, 9, torch.float64)
     five_sigma = 5 * (rate * (1 - rate) / mask.numel()) ** 0.5
     assert abs((mask == 0).double().mean().item() - rate) < five_sigma
     assert abs(mask.mean().item() - 1.0) < five_sigma / (1 - rate)
@@ -52,7 +51,7 @@ def test_the_dropped_share_is_the_rate_and_the_mean_is_kept(rate: float) -> None
 
 
 def test_masks_of_other_rows_sites_and_indices_are_independent() -> None:
-    dropout = Dropout(torch.arange(50), 0.5)
+    dropout = masks(torch.arange(50), 0.5)
     bits = torch.stack([dropout.kept(site, 400) for site in range(20)]).double() - 0.5  # [sites, rows, indices]
     five_sigma = 5 * 0.25 / (19 * 50 * 400) ** 0.5
     for shifted, plain in ((bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits[..., 1:], bits[..., :-1])):
@@ -61,9 +60,11 @@ def test_masks_of_other_rows_sites_and_indices_are_independent() -> None:
     assert (bits.mean(dim=1).abs() < 5 * 0.5 / 50**0.5).all()
 
 
-def test_every_site_of_a_model_has_a_number_of_its_own(config: T5Config) -> None:
-    numbers = sorted(sites(T5(config)))
-    assert numbers == list(range(4 + 4 * config.num_layers + 6 * config.num_decoder_layers))
+def test_a_part_of_the_sites_is_numbered_anew() -> None:
+    dropout = masks(KEYS, 0.5)
+    assert torch.equal(dropout.part(7, 3).kept(2, 50), dropout.kept(9, 50))
+    with pytest.raises(IndexError):
+        dropout.part(7, 3).kept(3, 50)
 
 
 def test_no_keys_mean_no_dropout() -> None:
@@ -73,7 +74,7 @@ def test_no_keys_mean_no_dropout() -> None:
 
 
 def test_adding_what_is_dropped_is_the_sum() -> None:
-    x, y, dropout = torch.randn(5, 3, 4), torch.randn(5, 3, 4), Dropout(KEYS, 0.5)
+    x, y, dropout = torch.randn(5, 3, 4), torch.randn(5, 3, 4), masks(KEYS, 0.5)
     torch.testing.assert_close(add_dropped(x, y, 7, dropout), x + drop(y, 7, dropout))
 
 
