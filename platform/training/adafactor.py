@@ -22,23 +22,15 @@ elements; T5's attention matrices are stored two-dimensional, and it is in that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixtura.platform.errors import CheckpointError
-from mixtura.platform.training.layout import (
-    Layout,
-    StateOfParameters,
-    cut,
-    gradient_piece,
-    piece,
-    state_of,
-    unnamed_layout,
-)
+from mixtura.platform.training.layout import Layout, StateOfParameters, cut, gradient_piece, piece, state_of
+from mixtura.platform.training.partitioned import PartitionedOptimizer, Placed, squared_norms
 from mixtura.platform.training.snapshot import Fragment
 
 
@@ -114,11 +106,10 @@ class _Matrix:
         return slab.view(-1)[self.lead : self.lead + self.fragment.length]
 
 
-class Adafactor(torch.optim.Optimizer):
-    """T5's Adafactor. `bind` says which parameters its tensors hold; without it they are whole parameters.
+class Adafactor(PartitionedOptimizer):
+    """T5's Adafactor; `update_count` is t above, and goes on counting when a model is fine-tuned.
 
-    `lr` of the parameter group is set anew for every step. `update_count` is the number of updates done, t above; it
-    goes on counting when a model is fine-tuned.
+    A parameter that is frozen for a while keeps its means, while t counts on as for all others.
     """
 
     def __init__(
@@ -132,111 +123,99 @@ class Adafactor(torch.optim.Optimizer):
         scale_by_parameter: bool = True,
         epsilon_square: float = 1e-30,
         epsilon_scale: float = 1e-3,
+        clip_gradient_norm: float | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr})
+        super().__init__(params, {"lr": lr}, clip_gradient_norm)
         self.min_dim_size_to_factor = min_dim_size_to_factor
         self.decay_exponent = decay_exponent
         self.clipping_threshold = clipping_threshold
         self.scale_by_parameter = scale_by_parameter
         self.epsilon_square = epsilon_square
         self.epsilon_scale = epsilon_scale
-        self.update_count = 0
-        self._layout: Layout | None = None
-
-    def bind(self, layout: Layout) -> None:
-        """Take the partition map; the state begins anew, with second moments of zero."""
-        self._layout = layout
-        self._matrices: list[_Matrix] = []
-        self._plain: list[tuple[Tensor, Fragment]] = []
-        for holder, fragment in layout:
-            axes = factored_axes(fragment.shape, self.min_dim_size_to_factor)
-            if axes is not None:
-                begin = self._matrices[-1].end if self._matrices else 0
-                self._matrices.append(_Matrix.of(holder, fragment, axes, begin))
-            elif fragment.length:
-                self._plain.append((holder, fragment))
-        self._matrices_here = [matrix for matrix in self._matrices if matrix.fragment.length]
-        self._allocate(layout)
-
-    def _bound(self) -> Layout:
-        """The partition map; where there is none the tensors are whole parameters."""
-        if self._layout is not None:
-            return self._layout
-        layout = unnamed_layout(self.param_groups)
-        self.bind(layout)
-        return layout
 
     def _allocate(self, layout: Layout) -> None:
+        self._matrices: dict[int, _Matrix] = {}
+        self._plain: list[Placed] = []
+        end = 0
+        for index, (holder, fragment) in enumerate(layout):
+            axes = factored_axes(fragment.shape, self.min_dim_size_to_factor)
+            if axes is not None:
+                matrix = _Matrix.of(holder, fragment, axes, begin=end)
+                self._matrices[index], end = matrix, matrix.end
+            elif fragment.length:
+                self._plain.append((index, holder, fragment))
         device = layout.holders[0].device
-        fragments = [fragment for _, fragment in layout]
-        here = [index for index, fragment in enumerate(fragments) if fragment.length]
-        self._here = torch.tensor(here, dtype=torch.int64, device=device)
-        self._numels = torch.tensor([float(fragment.numel) for fragment in fragments], device=device)
-        self._sizes = [fragment.length for _, fragment in self._plain]
+        self._numels = torch.tensor([float(fragment.numel) for _, fragment in layout], device=device)
+        self._sizes = [fragment.length for _, _, fragment in self._plain]
         self._second_moment = torch.zeros(sum(self._sizes), device=device)
-        self._factors = torch.zeros(self._matrices[-1].end if self._matrices else 0, device=device)
+        self._factors = torch.zeros(end, device=device)
         self._terms = torch.empty_like(self._factors)  # how many squares each sum has
-        for matrix in self._matrices:
+        for matrix in self._matrices.values():
             matrix.row(self._terms).fill_(matrix.fragment.shape[matrix.high])
             matrix.column(self._terms).fill_(matrix.fragment.shape[matrix.low])
-        self.update_count = 0
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update with the gradients that the tensors hold; a missing gradient counts as zero."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        layout = self._bound()
+    def _update(self, layout: Layout, trained: Sequence[Placed]) -> None:
+        here = torch.tensor([index for index, _, _ in trained], dtype=torch.int64, device=self._numels.device)
+        weights = [piece(holder, fragment) for _, holder, fragment in trained]
+        matrices = {index: self._matrices[index] for index, _, _ in trained if index in self._matrices}
+        slabs = {
+            index: matrix.to_slab(gradient_piece(matrix.holder, matrix.fragment)) for index, matrix in matrices.items()
+        }
         mixing = (self.update_count + 1) ** -self.decay_exponent
-        weights = {fragment.name: piece(holder, fragment) for holder, fragment in layout if fragment.length}
-        slabs = [matrix.to_slab(gradient_piece(matrix.holder, matrix.fragment)) for matrix in self._matrices_here]
-        scales = self._update_factors(layout, slabs, list(weights.values()), mixing)
-        updates = self._plain_updates(mixing) | self._factored_updates(slabs)
-        multipliers = self._multipliers(layout, [updates[name] for name in weights], scales)
-        for (name, weight), multiplier in zip(weights.items(), multipliers.unbind(), strict=True):
-            weight.addcmul_(updates[name], multiplier)
-        self.update_count += 1
-        return loss
+        scales = self._update_factors(layout, slabs, here, weights, mixing)
+        of_index = self._plain_updates(mixing) | self._factored_updates(slabs)
+        updates = [of_index[index] for index, _, _ in trained]
+        multipliers = self._multipliers(layout, here, updates, scales)
+        for weight, update, multiplier in zip(weights, updates, multipliers.unbind(), strict=True):
+            weight.addcmul_(update, multiplier)
 
     def _update_factors(
-        self, layout: Layout, slabs: Sequence[Tensor], weights: Sequence[Tensor], mixing: float
+        self, layout: Layout, slabs: Mapping[int, Tensor], here: Tensor, weights: Sequence[Tensor], mixing: float
     ) -> Tensor:
         """First reduction: sums over rows and columns, and the weights' norms; returns RMS(w) of all parameters."""
         factors = self._factors.numel()
         sums = self._factors.new_zeros(factors + self._numels.numel())
-        for matrix, slab in zip(self._matrices_here, slabs, strict=True):
-            square = slab.square()
+        for index, slab in slabs.items():
+            square, matrix = slab.square(), self._matrices[index]
             torch.sum(square, matrix.high, out=matrix.row_slab(sums))
             torch.sum(square, matrix.low, out=matrix.column_slab(sums))
         if weights:
-            sums[factors:].index_copy_(0, self._here, squared_norms(weights))
+            sums[factors:].index_copy_(0, here, squared_norms(weights))
         layout.reduce(sums)
-        self._factors.lerp_(sums[:factors].div_(self._terms).add_(self.epsilon_square), mixing)
+        means = sums[:factors].div_(self._terms).add_(self.epsilon_square)
+        for matrix in self._matrices.values():
+            if matrix.fragment.name in self.frozen:
+                means[matrix.begin : matrix.end] = self._factors[matrix.begin : matrix.end]
+        self._factors.lerp_(means, mixing)
         return sums[factors:].div_(self._numels).sqrt_()
 
-    def _factored_updates(self, slabs: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _factored_updates(self, slabs: Mapping[int, Tensor]) -> dict[int, Tensor]:
         inverse = self._factors.rsqrt()
         updates = {}
-        for matrix, slab in zip(self._matrices_here, slabs, strict=True):
+        for index, slab in slabs.items():
+            matrix = self._matrices[index]
             mean = matrix.row(self._factors).mean(matrix.low, keepdim=True)
             row = (matrix.row(inverse) * mean.sqrt_())[matrix.first : matrix.last].unsqueeze(matrix.high)
             update = (slab * row).mul_(matrix.column_slab(inverse).unsqueeze(matrix.low))
-            updates[matrix.fragment.name] = matrix.from_slab(update)
+            updates[index] = matrix.from_slab(update)
         return updates
 
-    def _plain_updates(self, mixing: float) -> dict[str, Tensor]:
+    def _plain_updates(self, mixing: float) -> dict[int, Tensor]:
         if not self._plain:
             return {}
-        gradient = torch.cat([gradient_piece(holder, fragment) for holder, fragment in self._plain])
-        self._second_moment.lerp_(gradient.square().add_(self.epsilon_square), mixing)
+        gradient = torch.cat([gradient_piece(holder, fragment) for _, holder, fragment in self._plain])
+        square = gradient.square().add_(self.epsilon_square)
+        squares = square.split_with_sizes(self._sizes)
+        for fragment, moment, mine in zip(self._plain, self._moments(), squares, strict=True):
+            if fragment[2].name in self.frozen:
+                mine.copy_(moment)
+        self._second_moment.lerp_(square, mixing)
         updates = gradient.mul_(self._second_moment.rsqrt()).split_with_sizes(self._sizes)
-        return {fragment.name: update for (_, fragment), update in zip(self._plain, updates, strict=True)}
+        return {index: update for (index, _, _), update in zip(self._plain, updates, strict=True)}
 
-    def _multipliers(self, layout: Layout, updates: Sequence[Tensor], scales: Tensor) -> Tensor:
+    def _multipliers(self, layout: Layout, here: Tensor, updates: Sequence[Tensor], scales: Tensor) -> Tensor:
         """Second reduction: the updates' norms; returns what each local update is multiplied with."""
         step = torch.full_like(self._numels, -float(self.param_groups[0]["lr"]))
         if self.scale_by_parameter:
@@ -244,33 +223,35 @@ class Adafactor(torch.optim.Optimizer):
         if self.clipping_threshold is not None:
             norms = torch.zeros_like(self._numels)
             if updates:
-                norms.index_copy_(0, self._here, squared_norms(updates))
+                norms.index_copy_(0, here, squared_norms(updates))
             rms = layout.reduce(norms).div_(self._numels).sqrt_()
             step /= rms.div_(self.clipping_threshold).clamp_(min=1.0)
-        return step[self._here]
+        return step[here]
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
     def local_state(self) -> dict[str, dict[str, Tensor]]:
         """What is kept per element: flat `second_moment` of the fragments here whose parameters are not factored."""
-        return {fragment.name: {"second_moment": moment} for fragment, moment in self._plain_moments()}
+        self._bound()
+        moments = zip(self._plain, self._moments(), strict=True)
+        return {fragment.name: {"second_moment": moment} for (_, _, fragment), moment in moments}
 
-    def _plain_moments(self) -> Iterator[tuple[Fragment, Tensor]]:
-        moments = self._second_moment.split_with_sizes(self._sizes) if self._plain else ()
-        for (_, fragment), moment in zip(self._plain, moments, strict=True):
-            yield fragment, moment
+    def _moments(self) -> Sequence[Tensor]:
+        return self._second_moment.split_with_sizes(self._sizes) if self._plain else ()
 
     def replicated_state(self) -> dict[str, Tensor]:
         """What every rank has: `NAME/row` and `NAME/column` of factored parameters."""
+        self._bound()
         state = {}
-        for matrix in self._matrices:
+        for matrix in self._matrices.values():
             state[f"{matrix.fragment.name}/row"] = matrix.row(self._factors)
             state[f"{matrix.fragment.name}/column"] = matrix.column(self._factors)
         return state
 
     def load_state(self, state: StateOfParameters, update_count: int) -> None:
         """Take state in coordinates of whole parameters, written at any stage and world size."""
-        for matrix in self._matrices:
+        self._bound()
+        for matrix in self._matrices.values():
             for key, factor in (("row", matrix.row(self._factors)), ("column", matrix.column(self._factors))):
                 source = state_of(state, matrix.fragment.name, key)
                 if source.shape != factor.shape:
@@ -279,14 +260,6 @@ class Adafactor(torch.optim.Optimizer):
                         f"checkpoint, but {tuple(factor.shape)} here: it is of another model"
                     )
                 factor.copy_(source)
-        for fragment, moment in self._plain_moments():
+        for (_, _, fragment), moment in zip(self._plain, self._moments(), strict=True):
             moment.copy_(cut(state_of(state, fragment.name, "second_moment"), fragment))
         self.update_count = update_count
-
-
-def squared_norms(tensors: Iterable[Tensor]) -> Tensor:
-    """Sums of squares, one number a tensor.
-
-    PyTorch's own norms add up one after the other in fp32 on a CPU: at 4 million elements they are off by 1e-4.
-    """
-    return torch.stack([tensor.square().sum() for tensor in tensors])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,13 +39,16 @@ class CheckpointFormat:
     """What makes a checkpoint of this model a Hugging Face model; handed in, since training knows no model.
 
     `hf_config` becomes config.json, `hf_names` maps our parameter names to Hugging Face's, `vocabulary_files` are
-    copied under their own names, `json_files` (generation_config.json, tokenizer_config.json) are written as given.
+    copied under the names given, `json_files` (generation_config.json, tokenizer_config.json) are written as given.
     Model files are cut into shards beyond `max_shard_bytes`.
+
+    A parameter is written under each of its names: two where stacks that share their weights have to look like two.
+    Reading takes the first.
     """
 
     hf_config: Mapping[str, Any]
-    hf_names: Mapping[str, str]
-    vocabulary_files: tuple[Path, ...] = ()
+    hf_names: Mapping[str, tuple[str, ...]]
+    vocabulary_files: Mapping[str, Path] = field(default_factory=dict)
     json_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_shard_bytes: int = 5_000_000_000
 
@@ -162,49 +165,95 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_weights(path: Path, hf_names: Mapping[str, str]) -> dict[str, torch.Tensor]:
+class LazyTensors(Mapping[str, "torch.Tensor"]):
+    """Tensors by name, each read from its file when it is looked up, and not kept.
+
+    Ranks of one node that look up a model's tensors in turn map the same pages, so that together they need the memory
+    of the largest tensor and not that of as many models as there are ranks.
+    """
+
+    def __init__(self, path: Path, places: Mapping[str, tuple[Any, str]]) -> None:
+        self._path, self._places = path, dict(places)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        from safetensors import SafetensorError
+
+        file, key = self._places[name]
+        try:
+            tensor: torch.Tensor = file.get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise CorruptCheckpointError(f"checkpoint {self._path}: tensor {key!r} cannot be read: {error}") from error
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def read_weights(path: Path, hf_names: Mapping[str, tuple[str, ...]]) -> LazyTensors:
     """The fp32 weights under our names; `hf_names` maps our names to Hugging Face's, as in `CheckpointFormat`."""
-    by_hf_name = _read_tensors(path, sorted(path.glob("model*.safetensors")))
-    missing = sorted(set(hf_names.values()) - by_hf_name.keys())
+    places = _tensors_of(path, "model")
+    first = {name: names[0] for name, names in hf_names.items()}
+    missing = sorted(set(first.values()) - places.keys())
     if missing:
         raise CheckpointError(
             f"checkpoint {path} lacks {len(missing)} of the {len(hf_names)} parameters of this model, "
             f"for example {missing[0]!r}: it was saved from another model"
         )
-    return {name: by_hf_name[hf_name] for name, hf_name in hf_names.items()}
+    return LazyTensors(path, {name: places[hf_name] for name, hf_name in first.items()})
 
 
-def read_optimizer(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+def tensor_names(path: Path) -> list[str]:
+    """The Hugging Face names of a checkpoint's weights, in order."""
+    return sorted(_tensors_of(path, "model"))
+
+
+def read_optimizer(path: Path) -> dict[str, LazyTensors]:
     """The optimizer's state by parameter, in whole-parameter coordinates.
 
     For example {"embedding.weight": {"row": ..., "column": ...}, "encoder.norm.scale": {"second_moment": ...}}.
     """
-    state: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in _read_tensors(path, sorted((path / OPTIMIZER).glob("*.safetensors"))).items():
+    places: dict[str, dict[str, tuple[Any, str]]] = {}
+    for name, place in _tensors_of(path, f"{OPTIMIZER}/").items():
         parameter, _, kind = name.rpartition("/")
-        state.setdefault(parameter, {})[kind] = tensor
-    return state
+        places.setdefault(parameter, {})[kind] = place
+    return {parameter: LazyTensors(path, kinds) for parameter, kinds in places.items()}
 
 
-def _read_tensors(path: Path, files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _tensors_of(path: Path, prefix: str) -> dict[str, tuple[Any, str]]:
+    """The open file and the name there of every tensor of the committed safetensors files that begin so.
 
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
-            tensors |= load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CorruptCheckpointError(f"checkpoint {path}: {file.name} cannot be read: {error}") from error
-    return tensors
+    Whatever else lies in the folder is not looked at.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    places: dict[str, tuple[Any, str]] = {}
+    for name in sorted(read_manifest(path)["files"]):
+        if name.startswith(prefix) and name.endswith(".safetensors"):
+            try:
+                file: Any = safe_open(path / name, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise CorruptCheckpointError(f"checkpoint {path}: {name} cannot be read: {error}") from error
+            places |= {key: (file, key) for key in file.keys()}  # noqa: SIM118  it is no mapping
+    return places
 
 
-def retain(infos: Iterable[CheckpointInfo], keep_last: int | None, protected: Iterable[int] = ()) -> list[int]:
-    """The steps that may be deleted: all but the newest `keep_last` (None keeps all) and the protected ones.
+def retain(
+    infos: Iterable[CheckpointInfo],
+    keep_last: int | None,
+    protected: Iterable[int] = (),
+    keep_every: int | None = None,
+) -> list[int]:
+    """The steps that may be deleted: all but the newest `keep_last` (None keeps all), those that `keep_every` divides,
+    and the protected ones.
 
-    >>> infos = [CheckpointInfo(step, Path(folder_name(step)), 0.0) for step in (100, 200, 300, 400)]
+    >>> infos = [CheckpointInfo(step, Path(folder_name(step)), 0.0) for step in (100, 200, 300, 400, 500)]
     >>> retain(infos, keep_last=2, protected=[100])
-    [200]
+    [200, 300]
+    >>> retain(infos, keep_last=1, keep_every=200)
+    [100, 300]
     """
     if keep_last is None:
         return []
@@ -212,7 +261,7 @@ def retain(infos: Iterable[CheckpointInfo], keep_last: int | None, protected: It
         raise ValueError(f"keep_last is {keep_last}; at least the newest checkpoint is kept: 1 or more")
     kept = set(protected)
     steps = sorted(info.step for info in infos)
-    return [step for step in steps[:-keep_last] if step not in kept]
+    return [step for step in steps[:-keep_last] if step not in kept and (keep_every is None or step % keep_every)]
 
 
 def delete_checkpoint(info: CheckpointInfo) -> None:

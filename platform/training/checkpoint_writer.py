@@ -19,6 +19,7 @@ import os
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class CheckpointWriter:
         self.format, self.attempt, self.timeout_s = checkpoint_format, attempt, timeout_s
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
-        self._committed: list[CheckpointInfo] = []
+        self._committed: deque[CheckpointInfo] = deque()
         self.directory.mkdir(parents=True, exist_ok=True)
         if rank == 0:
             remove_leftovers(self.directory)
@@ -96,6 +97,12 @@ class CheckpointWriter:
         )
         self._thread.start()
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of all ranks' unfinished files: they change as long as saving goes on."""
+        files = self.directory.glob(f".*.{self.attempt}.partial/**/*")
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def poll(self) -> None:
         """Raise what went wrong in the background, once."""
         error, self._error = self._error, None
@@ -111,8 +118,7 @@ class CheckpointWriter:
 
     def newly_committed(self) -> list[CheckpointInfo]:
         """On rank 0, the checkpoints committed since the last call."""
-        committed, self._committed = self._committed, []
-        return committed
+        return [self._committed.popleft() for _ in range(len(self._committed))]
 
     def _run(self, step: int, snapshot: Snapshot, state: str) -> None:
         partial = self.directory / f".{folder_name(step)}.{self.attempt}.partial"
@@ -122,8 +128,10 @@ class CheckpointWriter:
             else:
                 self._write_part(partial, snapshot, state)
         except Exception as error:  # noqa: BLE001  nothing is lost: poll and wait raise it in the training thread
-            self._give_up(partial, f"{type(error).__name__}: {error}")
-            self._error = self._explained(error, step, snapshot)
+            try:
+                self._give_up(partial, f"{type(error).__name__}: {error}")
+            finally:
+                self._error = self._explained(error, step, snapshot)
 
     def _write_part(self, partial: Path, snapshot: Snapshot, state: str) -> None:
         (partial / "parts").mkdir(parents=True, exist_ok=True)
@@ -136,18 +144,18 @@ class CheckpointWriter:
         weights, optimizer = entries_of(parts, self.format.hf_names)
         self._require_space(sum(entry.size_bytes for entry in [*weights, *optimizer]))
         files = {
-            **self._write_small_files(partial, _whole_state(step, snapshot, parts)),
-            **_write_tensor_files(partial, "model", weights, self.format.max_shard_bytes),
+            **write_small_files(partial, self.format, {STATE: _whole_state(step, snapshot, parts)}),
+            **write_tensor_files(partial, "model", weights, self.format.max_shard_bytes),
         }
         (partial / OPTIMIZER).mkdir()
-        written = _write_tensor_files(partial / OPTIMIZER, OPTIMIZER, optimizer, self.format.max_shard_bytes)
+        written = write_tensor_files(partial / OPTIMIZER, OPTIMIZER, optimizer, self.format.max_shard_bytes)
         files |= {f"{OPTIMIZER}/{name}": file for name, file in written.items()}
         fsync_directory(partial / OPTIMIZER)
         del parts, weights, optimizer  # they hold the parts' files open
         shutil.rmtree(partial / "parts")
-        write_json_atomically(partial / MANIFEST, _manifest(step, files))
+        write_json_atomically(partial / MANIFEST, manifest_of(step, files))
         self._publish(partial, self.directory / folder_name(step))
-        self._committed += [info for info in list_checkpoints(self.directory) if info.step == step]
+        self._committed.extend(info for info in list_checkpoints(self.directory) if info.step == step)
 
     def _other_parts(self, step: int, partial: Path) -> list[Part]:
         """Wait for the other ranks; an error on one of them ends the wait."""
@@ -169,16 +177,6 @@ class CheckpointWriter:
                 )
             time.sleep(_POLL_S if waiting else 0)
         return [load_part(_part_path(partial, rank)) for rank in range(1, self.world_size)]
-
-    def _write_small_files(self, partial: Path, state: Mapping[str, Any]) -> dict[str, WrittenFile]:
-        documents = {**self.format.json_files, "config.json": self.format.hf_config, STATE: state}
-        files = {
-            name: write_synced(partial / name, [(json.dumps(value, indent=2) + "\n").encode()])
-            for name, value in documents.items()
-        }
-        for source in self.format.vocabulary_files:
-            files[source.name] = write_synced(partial / source.name, [source.read_bytes()])
-        return files
 
     def _publish(self, partial: Path, final: Path) -> None:
         """Give a finished folder its name. A whole checkpoint of that step stays; a broken one makes room."""
@@ -211,13 +209,11 @@ class CheckpointWriter:
 
     def _explained(self, error: Exception, step: int, snapshot: Snapshot) -> CheckpointError:
         """One message: what was asked, what was found, what to change."""
-        infos = list_checkpoints(self.directory)
-        newest = f"the newest is of step {infos[-1].step}" if infos else "there is none yet"
+        newest, free = self._looked_at()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free_bytes = shutil.disk_usage(self.directory).free
             found = (
                 f"the disk is full: saving step {step} in {self.directory} needs about "
-                f"{_megabytes(snapshot.size_bytes)} for rank {self.rank}, and {_megabytes(free_bytes)} are free"
+                f"{_megabytes(snapshot.size_bytes)} for rank {self.rank}, and {free} are free"
             )
             change = "Free space there or keep fewer checkpoints (checkpoints.keep), then run the same command"
         else:
@@ -227,6 +223,15 @@ class CheckpointWriter:
         explained = CheckpointError(f"{found}. {untouched}. {change}: it goes on there")
         explained.__cause__ = error
         return explained
+
+    def _looked_at(self) -> tuple[str, str]:
+        """The newest checkpoint and the free space, as far as the disk answers: what went wrong is told in any case."""
+        try:
+            infos = list_checkpoints(self.directory)
+            free = _megabytes(shutil.disk_usage(self.directory).free)
+        except OSError as error:
+            return f"the folder cannot be read now: {error}", "an unknown number of bytes"
+        return f"the newest is of step {infos[-1].step}" if infos else "there is none yet", free
 
 
 def _part_path(partial: Path, rank: int) -> Path:
@@ -265,7 +270,21 @@ def merge_states(whole: dict[str, Any], other: Mapping[str, Any], origin: str, w
             )
 
 
-def _write_tensor_files(
+def write_small_files(
+    folder: Path, checkpoint_format: CheckpointFormat, more: Mapping[str, Mapping[str, Any]]
+) -> dict[str, WrittenFile]:
+    """What stands beside the weights: config.json, vocabulary, and other JSON files by name."""
+    documents = {**checkpoint_format.json_files, "config.json": checkpoint_format.hf_config, **more}
+    files = {
+        name: write_synced(folder / name, [(json.dumps(value, indent=2) + "\n").encode()])
+        for name, value in documents.items()
+    }
+    for name, source in checkpoint_format.vocabulary_files.items():
+        files[name] = write_synced(folder / name, [source.read_bytes()])
+    return files
+
+
+def write_tensor_files(
     folder: Path, stem: str, entries: list[TensorEntry], max_shard_bytes: int
 ) -> dict[str, WrittenFile]:
     """Tensors in one file or in shards; with shards, the index that transformers reads."""
@@ -282,7 +301,8 @@ def _write_tensor_files(
     return files
 
 
-def _manifest(step: int, files: Mapping[str, WrittenFile]) -> dict[str, Any]:
+def manifest_of(step: int, files: Mapping[str, WrittenFile]) -> dict[str, Any]:
+    """What the manifest of a checkpoint with these files says, its own digest included."""
     manifest = {
         "format_version": FORMAT_VERSION,
         "step": step,

@@ -4,7 +4,7 @@ A step is the same calls on every rank, with equally many microbatches:
 
     engine.begin_step(microbatches=2)
     for features, targets, weights in microbatches:            # a rank that has no rows left gives weights of zero
-        loss, _ = cross_entropy(engine.forward(**features), targets, weights, z_loss=1e-4)
+        loss, _ = engine.forward(**features, head=partial(linear_cross_entropy, targets=targets, weights=weights))
         engine.backward(loss / number)                         # one number for the whole global batch
     gradient_norm = engine.step(learning_rate)
 
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,13 +32,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mixtura.platform.errors import CheckpointError, ConfigError, TrainingError
-from mixtura.platform.training.adafactor import squared_norms
 from mixtura.platform.training.deepspeed_settings import deepspeed_settings, effective_stage
 from mixtura.platform.training.layout import Layout, StateOfParameters, cut, piece, whole_layout
-from mixtura.platform.training.optimizer import Adafactor, AdamW, OptimizerSettings, create_optimizer
-from mixtura.platform.training.snapshot import Fragment, FragmentState, Snapshot
+from mixtura.platform.training.optimizer import OptimizerSettings, PartitionedOptimizer, create_optimizer
+from mixtura.platform.training.snapshot import Fragment, FragmentState, HostCopies, Snapshot
 
 _LOG = logging.getLogger(__name__)
+
+_WEIGHTS_DIVIDED = 3
+"""The ZeRO stage from which on a rank has only its part of the weights."""
 
 
 class Engine(ABC):
@@ -50,7 +52,7 @@ class Engine(ABC):
     def __init__(
         self,
         module: nn.Module,
-        optimizer: Adafactor | AdamW,
+        optimizer: PartitionedOptimizer,
         layout: Layout,
         device: torch.device,
         frozen: dict[str, Tensor],
@@ -60,6 +62,7 @@ class Engine(ABC):
         self._optimizer = optimizer
         self._layout = layout
         self._frozen = frozen
+        self._names = {name for name, _ in module.named_parameters()}
         self._expected_microbatches = 0
         self._done_microbatches = 0
         optimizer.bind(layout)
@@ -73,8 +76,8 @@ class Engine(ABC):
         self._expected_microbatches, self._done_microbatches = microbatches, 0
 
     @abstractmethod
-    def forward(self, **features: Any) -> Tensor:
-        """Logits of a microbatch."""
+    def forward(self, **features: Any) -> Any:
+        """What the model returns for a microbatch."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss that is already divided by the global number."""
@@ -86,33 +89,45 @@ class Engine(ABC):
     @abstractmethod
     def _backward(self, loss: Tensor) -> None: ...
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, frozen: frozenset[str] = frozenset()) -> float:
         """Update the weights; returns the norm of the whole gradient before clipping.
 
-        Raises TrainingError if the gradient is not finite; weights and optimizer are then as they were before.
+        Parameters named in `frozen` get no update, and nothing of the optimizer that is theirs changes; the norm, and
+        clipping by it, are of the others. Raises TrainingError if the gradient is not finite; weights and optimizer
+        are then as they were before.
         """
         if self._done_microbatches != self._expected_microbatches or not self._expected_microbatches:
             raise TrainingError(
                 f"step after {self._done_microbatches} of {self._expected_microbatches} announced microbatches"
             )
         self._expected_microbatches = self._done_microbatches = 0
-        for group in self._optimizer.param_groups:
+        optimizer = self._optimizer
+        if frozen != optimizer.frozen and (unknown := frozen.difference(self._names)):
+            raise TrainingError(f"{min(unknown)!r} is to be frozen in this step, but the model has no such parameter")
+        optimizer.frozen, optimizer.gradient_norm = frozen, math.nan
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._step()
-        if not math.isfinite(norm):
+        self._step()
+        if not math.isfinite(optimizer.gradient_norm):
             raise TrainingError(
                 f"the gradient of update {self.optimizer_step} is not finite, so it was not applied: "
                 "lower the learning rate, or look at the rows of this step"
             )
-        return norm
+        return optimizer.gradient_norm
 
     @abstractmethod
-    def _step(self) -> float: ...
+    def _step(self) -> None:
+        """Have the optimizer make its step, give its weights to the model, and forget the gradients."""
 
     @property
     def optimizer_step(self) -> int:
         """Updates done, over all attempts of the run."""
         return self._optimizer.update_count
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes that this rank keeps for the optimizer from step to step, beside the fp32 weights."""
+        return self._optimizer.state_bytes
 
     def close(self) -> None:
         """Let go of the model."""
@@ -124,29 +139,32 @@ class Engine(ABC):
         """Which pieces of the trained parameters this rank updates."""
         return self._layout.local()
 
-    def snapshot(self) -> Snapshot:
-        """This rank's fp32 weights and optimizer state, copied to host memory.
+    def snapshot(self, reuse: Snapshot | None = None) -> Snapshot:
+        """This rank's fp32 weights and optimizer state, copied to host memory; that of `reuse` is taken again.
 
         Rank 0 alone gives frozen parameters and what is equal on all ranks, which at stage 0 is everything.
         """
         first = self._rank == 0
         if not first and self.effective_stage == 0:
             return Snapshot([], {}, self.optimizer_step)
-        fragments = self._fragment_states()
-        if not first:
-            return Snapshot(fragments, {}, self.optimizer_step)
-        for name, value in self._frozen.items():
-            fragments.append(FragmentState(name, tuple(value.shape), 0, {"master": value.flatten()}))
-        replicated = {name: _host_copy(tensor) for name, tensor in self._optimizer.replicated_state().items()}
+        host = HostCopies(reuse)
+        fragments, replicated = self._fragment_states(host), {}
+        if first:
+            for name, value in self._frozen.items():
+                fragments.append(FragmentState(name, tuple(value.shape), 0, {"master": value.flatten()}))
+            replicated = {
+                name: host.copy(name, "", tensor) for name, tensor in self._optimizer.replicated_state().items()
+            }
+        host.wait()
         return Snapshot(fragments, replicated, self.optimizer_step)
 
-    def _fragment_states(self) -> list[FragmentState]:
+    def _fragment_states(self, host: HostCopies) -> list[FragmentState]:
         per_element = self._optimizer.local_state()
         states = []
         for holder, fragment in self._layout:
             if fragment.length:
                 tensors = {"master": piece(holder, fragment), **per_element.get(fragment.name, {})}
-                copies = {key: _host_copy(tensor) for key, tensor in tensors.items()}
+                copies = {key: host.copy(fragment.name, key, tensor) for key, tensor in tensors.items()}
                 states.append(FragmentState(fragment.name, fragment.shape, fragment.start, copies))
         return states
 
@@ -171,18 +189,21 @@ class Engine(ABC):
         for name, parameter in self.module.named_parameters():
             if name not in weights:
                 raise CheckpointError(f"parameter {name!r} is not in the checkpoint: it is of another model")
-            whole = weights[name]
-            if whole.shape != parameter.shape:
+            whole, shape = weights[name], tuple(getattr(parameter, "ds_shape", parameter.shape))
+            if tuple(whole.shape) != shape:
                 raise CheckpointError(
                     f"parameter {name!r} has shape {tuple(whole.shape)} in the checkpoint, but "
-                    f"{tuple(parameter.shape)} here: it is of another model"
+                    f"{shape} here: it is of another model"
                 )
-            parameter.data.copy_(whole)
+            self._set_parameter(parameter, whole)
             if name in local:
                 holder, fragment = local[name]
                 piece(holder, fragment).copy_(cut(whole, fragment))
             if name in self._frozen:
                 self._frozen[name] = _host_copy(whole)
+
+    def _set_parameter(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        parameter.data.copy_(whole)
 
     @property
     def _rank(self) -> int:
@@ -207,7 +228,6 @@ class PlainEngine(Engine):
         frozen = _frozen_weights(model)
         self._parameters = _trained(model)
         self._masters = dict(self._parameters)
-        self._clip_gradient_norm = settings.clip_gradient_norm
         if precision == "bf16":
             self._masters = {
                 name: nn.Parameter(value.detach().float().clone()) for name, value in self._parameters.items()
@@ -216,10 +236,9 @@ class PlainEngine(Engine):
         inner = create_optimizer(settings, self._masters.values())
         super().__init__(model, inner, whole_layout(self._masters.items()), device, frozen)
 
-    def forward(self, **features: Any) -> Tensor:
-        """Logits of a microbatch."""
-        logits: Tensor = self.module(**features)
-        return logits
+    def forward(self, **features: Any) -> Any:
+        """What the model returns for a microbatch."""
+        return self.module(**features)
 
     def _backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -232,63 +251,64 @@ class PlainEngine(Engine):
                 parameter.grad = None
 
     @torch.no_grad()
-    def _step(self) -> float:
-        masters = list(self._masters.values())
-        norm = _gradient_norm(masters)
-        if math.isfinite(norm):
-            if self._clip_gradient_norm is not None:
-                nn.utils.clip_grads_with_norm_(masters, self._clip_gradient_norm, torch.tensor(norm))
-            self._optimizer.step()
-            for name, parameter in self._parameters.items():
-                if self._masters[name] is not parameter:
-                    parameter.copy_(self._masters[name])
-        for master in masters:
+    def _step(self) -> None:
+        self._optimizer.step()
+        for name, parameter in self._parameters.items():
+            master = self._masters[name]
+            if master is not parameter:
+                parameter.copy_(master)
             master.grad = None
-        return norm
 
 
 class DeepSpeedEngine(Engine):
-    """A rank of DeepSpeed's data parallelism at ZeRO stage 0, 1 or 2; made by `create_engine`."""
+    """A rank of DeepSpeed's data parallelism at a ZeRO stage; made by `create_engine`."""
 
     def __init__(
         self,
         deepspeed_engine: Any,
         *,
-        optimizer: Adafactor | AdamW,
+        optimizer: PartitionedOptimizer,
         layout: Layout,
         frozen: dict[str, Tensor],
         stage: int,
         notes: tuple[str, ...],
+        functional_linear: Callable[..., Tensor],
     ) -> None:
         super().__init__(deepspeed_engine.module, optimizer, layout, deepspeed_engine.device, frozen)
         self._deepspeed = deepspeed_engine
+        self._functional_linear = functional_linear
         self.effective_stage = stage
         self.notes = notes
 
-    def forward(self, **features: Any) -> Tensor:
-        """Logits of a microbatch."""
-        logits: Tensor = self._deepspeed(**features)
-        return logits
+    def forward(self, **features: Any) -> Any:
+        """What the model returns for a microbatch."""
+        return self._deepspeed(**features)
 
     def _backward(self, loss: Tensor) -> None:
         self._deepspeed.set_gradient_accumulation_boundary(self._done_microbatches == self._expected_microbatches)
-        self._deepspeed.backward(loss, scale_wrt_gas=False)
+        # DeepSpeed can only average over ranks at stage 3.
+        ranks = dist.get_world_size() if self.effective_stage == _WEIGHTS_DIVIDED else 1
+        self._deepspeed.backward(loss if ranks == 1 else loss * ranks, scale_wrt_gas=False)
 
-    def _step(self) -> float:
-        if self.effective_stage == 0:
-            # DeepSpeed has neither a norm nor a check at this stage.
-            norm = _gradient_norm(self._layout.holders)
-            if not math.isfinite(norm):
-                self._deepspeed.zero_grad()
-                return norm
+    def _step(self) -> None:
         self._deepspeed.step()
-        return norm if self.effective_stage == 0 else float(self._deepspeed.get_global_grad_norm())
+
+    def _set_parameter(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        if self.effective_stage < _WEIGHTS_DIVIDED:
+            parameter.data.copy_(whole)
+            return
+        divided: Any = parameter
+        start, length = _part_of(divided)
+        divided.ds_tensor.view(-1)[:length].copy_(whole.reshape(-1)[start : start + length])
+        if parameter.numel() == whole.numel():  # a small one, which is on every rank at all times
+            parameter.data.copy_(whole)
 
     def close(self) -> None:
         """Let go of the model, and take DeepSpeed's hooks off it."""
         super().close()
         with _stdout_to_log():
             self._deepspeed.destroy()
+        nn.functional.linear = self._functional_linear
 
     @property
     def _rank(self) -> int:
@@ -316,22 +336,34 @@ def create_engine(
     configuration = deepspeed_settings(
         what,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        clip_gradient_norm=settings.clip_gradient_norm,
         passthrough=passthrough,
     )
-    _share_first_weights(model)
+    device = _own_device()
+    if what.stage < _WEIGHTS_DIVIDED:
+        model.to(device)
+    _share_first_weights(model, device)
     trained = _trained(model)
     frozen = _frozen_weights(model) if dist.get_rank() == 0 else {}
     # DeepSpeed would make the fp32 weights from the model's after casting it to bf16.
     weights = {name: _host_copy(value) for name, value in model.named_parameters()} if precision == "bf16" else None
     inner = create_optimizer(settings, trained.values())
+    functional_linear = nn.functional.linear  # stage 3 puts one in its place that does not keep the weight
     deepspeed = _import_deepspeed()
     with _stdout_to_log():
+        if what.stage == _WEIGHTS_DIVIDED:
+            _divide(deepspeed, model, device, precision, configuration)
         engine, *_ = deepspeed.initialize(model=model, optimizer=inner, dist_init_required=False, config=configuration)
-    layout = whole_layout(trained.items()) if what.stage == 0 else _partition_map(trained, inner)
-    notes = (what.note,) if what.note else ()
-    result = DeepSpeedEngine(engine, optimizer=inner, layout=layout, frozen=frozen, stage=what.stage, notes=notes)
-    _check_partition_map(layout, trained)
+    layout = whole_layout(trained.items()) if what.stage == 0 else _partition_map(engine, trained, inner)
+    result = DeepSpeedEngine(
+        engine,
+        optimizer=inner,
+        layout=layout,
+        frozen=frozen,
+        stage=what.stage,
+        notes=(what.note,) if what.note else (),
+        functional_linear=functional_linear,
+    )
+    _check_partition_map(deepspeed, layout, trained)
     if weights is not None:
         result._take_weights(weights)
     return result
@@ -349,15 +381,34 @@ def initialize_distributed_single_process() -> None:
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
-def _share_first_weights(model: nn.Module) -> None:
+def _own_device() -> torch.device:
     if not dist.is_initialized():
         raise TrainingError(
             "no process group: Ray Train makes one; in a single process call initialize_distributed_single_process()"
         )
-    model.to(torch.device("cuda", torch.cuda.current_device()) if _on_gpu() else torch.device("cpu"))
-    if dist.get_world_size() > 1:
+    return torch.device("cuda", torch.cuda.current_device()) if _on_gpu() else torch.device("cpu")
+
+
+def _share_first_weights(model: nn.Module, device: torch.device) -> None:
+    """Give rank 0's weights to all, one after the other through `device`."""
+    if dist.get_world_size() == 1:
+        return
+    for parameter in model.parameters():
+        there = parameter.data.to(device)
+        dist.broadcast(there, src=0)
+        parameter.data.copy_(there)
+
+
+def _divide(
+    deepspeed: Any, model: nn.Module, device: torch.device, precision: str, configuration: Mapping[str, Any]
+) -> None:
+    """Move each rank's part of the weights to its device, one parameter after the other: together they may not fit."""
+    if precision == "bf16":
         for parameter in model.parameters():
-            dist.broadcast(parameter.data, src=0)
+            parameter.data = parameter.data.to(torch.bfloat16)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
+    deepspeed.zero.Init(module=model, config_dict_or_path=dict(configuration))
 
 
 def _on_gpu() -> bool:
@@ -368,12 +419,13 @@ def _import_deepspeed() -> Any:
     """DeepSpeed, told which device to use before it looks for one itself, and silent below errors."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if _on_gpu() else "cpu")
     os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if _on_gpu() else 0))
-    with _stdout_to_log(), _compilers_to_log():
+    with _stdout_to_log(), _compilers_to_log(), _without("mlflow"):
         import deepspeed
 
     # Otherwise every first start compiles it for a minute, although only inference uses it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*deprecated", category=FutureWarning)
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings("ignore", message=f".*{name}.*deprecated", category=FutureWarning)
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.ERROR)
     for handler in list(logger.handlers):
@@ -382,6 +434,20 @@ def _import_deepspeed() -> Any:
             # It looks standard error up at each message: what it was at import may be closed by then.
             logger.addHandler(logging.lastResort or handler)
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """A module cannot be imported: DeepSpeed's tuner, which is not used here, would load all of MLflow in every rank,
+    as much as DeepSpeed itself takes."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager
@@ -412,30 +478,44 @@ def _compilers_to_log() -> Iterator[None]:
             _LOG.debug("%s", said.read().decode(errors="replace"))
 
 
-def _partition_map(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Layout:
+def _partition_map(engine: Any, trained: Mapping[str, nn.Parameter], optimizer: PartitionedOptimizer) -> Layout:
     """Where DeepSpeed has put the pieces of every parameter in this rank's flat fp32 partition."""
-    (holder,) = optimizer.param_groups[0]["params"]
-    fragments = []
-    for name, parameter in trained.items():
-        start = length = offset = 0
-        mapping: Any = getattr(parameter, "_hp_mapping", None)
-        if mapping is not None:
-            start, length = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
-            offset = mapping.hp_fragment_address.start
-        fragments.append(Fragment(name, tuple(parameter.shape), parameter.numel(), start, length, offset))
-    return Layout((holder,), (tuple(fragments),), dist.group.WORLD if dist.get_world_size() > 1 else None)
+    zero, fragments = engine.optimizer, []
+    if engine.zero_optimization_stage() == _WEIGHTS_DIVIDED:
+        (holder,) = zero.fp32_partitioned_groups_flat
+        for name, parameter in trained.items():
+            divided: Any = parameter
+            _, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+            fragments.append(Fragment(name, tuple(divided.ds_shape), divided.ds_numel, *_part_of(divided), offset))
+    else:
+        (holder,) = optimizer.param_groups[0]["params"]
+        for name, parameter in trained.items():
+            start = length = offset = 0
+            mapping: Any = getattr(parameter, "_hp_mapping", None)
+            if mapping is not None:
+                start, length = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+                offset = mapping.hp_fragment_address.start
+            fragments.append(Fragment(name, tuple(parameter.shape), parameter.numel(), start, length, offset))
+    group = dist.group.WORLD if dist.get_world_size() > 1 else None
+    return Layout((holder,), (tuple(fragments),), group, engine.device)
 
 
-def _check_partition_map(layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:
+def _part_of(divided: Any) -> tuple[int, int]:
+    """First element and number of elements of the piece that a rank has of a parameter at stage 3."""
+    each = divided.ds_tensor.ds_numel
+    start = min(each * divided.ds_zero_partition_rank, divided.ds_numel)
+    return start, min(each, divided.ds_numel - start)
+
+
+def _check_partition_map(deepspeed: Any, layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:
     """Refuse to train with a map that is wrong: it would corrupt the weights without a word."""
     lengths = layout.holders[0].new_tensor([fragment.length for _, fragment in layout], dtype=torch.int64)
-    whole = layout.reduce(lengths).tolist() == [fragment.numel for _, fragment in layout]
-    same = all(
-        torch.equal(cut(trained[fragment.name].detach(), fragment), piece(holder, fragment).to(trained[fragment.name]))
-        for holder, fragment in layout
-        if fragment.length
-    )
-    if not (whole and same):
+    right = layout.reduce(lengths).tolist() == [fragment.numel for _, fragment in layout]
+    for holder, fragment in layout:
+        with deepspeed.zero.GatheredParameters([trained[fragment.name]]):
+            mine, whole = piece(holder, fragment), trained[fragment.name].detach()
+            right &= torch.equal(cut(whole, fragment).to(mine.device), mine.to(whole.dtype))
+    if not right:
         raise TrainingError(
             "this version of DeepSpeed divides parameters in another way than its partition map says, or a setting in "
             "training.deepspeed changes it: use the pinned version, or take the setting out"
@@ -451,10 +531,6 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _frozen_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: _host_copy(value) for name, value in model.named_parameters() if not value.requires_grad}
-
-
-def _gradient_norm(tensors: Iterable[Tensor]) -> float:
-    return float(squared_norms(tensor.grad for tensor in tensors if tensor.grad is not None).sum().sqrt())
 
 
 def _host_copy(tensor: Tensor) -> Tensor:

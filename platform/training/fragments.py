@@ -107,8 +107,10 @@ def load_part(path: Path) -> Part:
     return Part(tensors, {}, about["state"])
 
 
-def entries_of(parts: Sequence[Part], hf_names: Mapping[str, str]) -> tuple[list[TensorEntry], list[TensorEntry]]:
-    """The model's tensors under their Hugging Face names, and the optimizer's under "<parameter>/<kind>"."""
+def entries_of(
+    parts: Sequence[Part], hf_names: Mapping[str, tuple[str, ...]]
+) -> tuple[list[TensorEntry], list[TensorEntry]]:
+    """The model's tensors under all their Hugging Face names, and the optimizer's under "<parameter>/<kind>"."""
     tensors: dict[tuple[str, str], WholeTensor] = {}
     for part in parts:
         for key, whole in part.tensors.items():
@@ -118,7 +120,8 @@ def entries_of(parts: Sequence[Part], hf_names: Mapping[str, str]) -> tuple[list
                 raise CheckpointError(f"the ranks disagree about the shape of {key[0]!r}: {shapes}")
             merged.pieces += whole.pieces
     _check_names({name for name, kind in tensors if kind == MASTER}, set(hf_names))
-    weights = [_entry(hf_names[name], whole) for (name, kind), whole in tensors.items() if kind == MASTER]
+    masters = [(name, whole) for (name, kind), whole in tensors.items() if kind == MASTER]
+    weights = [_entry(hf_name, whole) for name, whole in masters for hf_name in hf_names[name]]
     optimizer = [_entry(f"{name}/{kind}", whole) for (name, kind), whole in tensors.items() if kind != MASTER]
     optimizer += [TensorEntry.of(name, values) for name, values in parts[0].replicated.items()]
     return sorted(weights, key=lambda entry: entry.name), sorted(optimizer, key=lambda entry: entry.name)

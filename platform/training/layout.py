@@ -4,7 +4,13 @@ A *holder* is such a tensor. Without ZeRO, or at stage 0, every parameter is its
 has one holder, its flat fp32 partition, in which pieces of parameters (`Fragment`) follow each other:
 
     parameters   | embedding      | norm | query          |
-    holders      | rank 0             | rank 1             |     query is cut, norm begins on rank 0 and ends on rank 1
+    holders      | rank 0             | rank 1             |     norm begins on rank 0 and ends on rank 1
+
+At stage 3 every parameter is cut into as many pieces as there are ranks, all equally long but for what the last ones
+lack, and a rank's holder has one piece of each:
+
+    rank 0       | embedding | norm | query |      the first half of each
+    rank 1       | embedding | norm | query |      the second half, padded where the number of elements is odd
 """
 
 from __future__ import annotations
@@ -29,12 +35,14 @@ class Layout:
     """Holders and the fragments in each of them, in the same order of parameters on every rank.
 
     A parameter of which nothing lies here is present with length 0, so that all ranks agree on what is reduced.
-    `group` is the process group over which fragments complete each other; None where they are whole.
+    `group` is the process group over which fragments complete each other; None where they are whole. Its ranks talk
+    through `device`, if that is not where the holders are.
     """
 
     holders: tuple[Tensor, ...]
     fragments: tuple[tuple[Fragment, ...], ...]
     group: dist.ProcessGroup | None = None
+    device: torch.device | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Fragment]]:
         """Every fragment with its holder."""
@@ -49,7 +57,10 @@ class Layout:
     def reduce(self, sums: Tensor) -> Tensor:
         """Sums over the ranks that share the parameters, in place."""
         if self.group is not None:
-            dist.all_reduce(sums, group=self.group)
+            sent = sums if self.device is None else sums.to(self.device)
+            dist.all_reduce(sent, group=self.group)
+            if sent is not sums:
+                sums.copy_(sent)
         return sums
 
 

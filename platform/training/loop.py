@@ -8,8 +8,9 @@ equally many microbatches, and a rank that has no rows left runs one of padding 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +21,12 @@ from torch import Tensor, distributed
 from mixtura.platform import random_bits
 from mixtura.platform.errors import TrainingError
 from mixtura.platform.training.engine import Engine
-from mixtura.platform.training.loss import cross_entropy, sum_by_task
+from mixtura.platform.training.gradient_norms import gradient_norm
+from mixtura.platform.training.loss import linear_cross_entropy, sum_by_task
 
-_MODEL_FEATURES = ("encoder_input_tokens", "decoder_input_tokens", "encoder_segment_ids", "decoder_segment_ids")
-_FEATURES = (*_MODEL_FEATURES, "decoder_target_tokens", "decoder_loss_weights")
+_MOST_NAMED = 8
+_MOST_CHARACTERS = 200
+_OF_THE_LOSS = ("decoder_target_tokens", "decoder_loss_weights", "decoder_segment_ids")
 
 
 class Batch(Protocol):
@@ -62,7 +65,19 @@ class LoopSettings:
     tasks: tuple[str, ...]
     seed: int
     learning_rate: Callable[[int], float]
+    features: tuple[str, ...] = (
+        "encoder_input_tokens",
+        "encoder_segment_ids",
+        "decoder_input_tokens",
+        "decoder_segment_ids",
+    )
+    """What the model takes, by SeqIO's names."""
     normalizer: str = "target_tokens"
+    normalizer_constant: float | None = None
+    frozen_at: Callable[[int], frozenset[str]] = lambda _: frozenset()
+    """Names of the parameters that a step, counted from 0, leaves as they are."""
+    gradient_norms_every: int | None = None
+    """Steps between two measurements of the gradient of each task alone."""
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     checkpoint_every: int = 1000
@@ -78,6 +93,8 @@ class StepReport:
     loss_by_task: dict[str, float]
     learning_rate: float
     gradient_norm: float
+    gradient_norm_by_task: dict[str, float]
+    """Where it was measured: the norm of the gradient of that part of the loss which is the task's."""
     target_tokens: int
     trained: dict[str, dict[str, int]]
     """What was stepped on since step 0: examples, tokens, trimmed tokens ..., each by task."""
@@ -97,6 +114,8 @@ class Hooks:
     save: Callable[[int, Mapping[str, Mapping[str, int]]], None]
     """Save a checkpoint of this step, with what was stepped on so far; and what follows from it."""
     stop_requested: Callable[[], bool] = lambda: False
+    text_of: Callable[[npt.NDArray[np.int32]], str] | None = None
+    """Token ids as a person reads them, for messages about an example."""
 
 
 @dataclass
@@ -127,10 +146,10 @@ class TrainingLoop:
             batch = self.hooks.next_batch()
             waited = time.perf_counter() - started
             totals = self._totals(batch)
-            losses, gradient_norm = self._update(batch, totals)
+            losses, norm, norms = self._update(batch, totals)
             self._count(totals)
             self.step += 1
-            self._report(losses, gradient_norm, totals, waited, time.perf_counter() - started)
+            self._report(losses, (norm, norms), totals, waited, time.perf_counter() - started)
             last = self.step == self.settings.steps
             if last or totals.stop or self.step % self.settings.checkpoint_every == 0:
                 self.hooks.save(self.step, self.trained)
@@ -151,27 +170,83 @@ class TrainingLoop:
         fingerprints = summed[2 + counts.size :].view(np.uint64)
         return _Totals(int(summed[0]), bool(summed[1]), dict(zip(names, counters, strict=True)), fingerprints)
 
-    def _update(self, batch: Batch, totals: _Totals) -> tuple[npt.NDArray[np.float64], float]:
+    def _update(self, batch: Batch, totals: _Totals) -> tuple[npt.NDArray[np.float64], float, dict[str, float]]:
         """Forward, backward and one optimizer update.
 
-        Returns [2, tasks], the loss sums and target tokens by task, and the gradient's norm.
+        Returns [2, tasks], the loss sums and target tokens by task; the gradient's norm, and each task's.
         """
         settings = self.settings
-        padded = settings.global_batch_size * settings.targets_length
-        divisor = padded if settings.normalizer == "padded_targets" else max(1, totals.target_tokens)
+        divisor = self._divisor(totals)
+        norms = self._norms_by_task(batch, totals, divisor)
         sums = torch.zeros(2, len(settings.tasks), dtype=torch.float64, device=self.engine.device)
+        finite: list[Tensor] = []
         self.engine.begin_step(settings.microbatches)
         for microbatch in self._microbatches(batch):
-            logits = self.engine.forward(**{name: microbatch[name] for name in (*_MODEL_FEATURES, "dropout_keys")})
-            targets, weights = microbatch["decoder_target_tokens"], microbatch["decoder_loss_weights"]
-            loss, per_token = cross_entropy(
-                logits, targets, weights, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing
-            )
+            weights = microbatch["decoder_loss_weights"]
+            loss, per_token = self._loss(self.engine.forward, microbatch, weights, microbatch["positions"])
             self.engine.backward(loss / divisor)
             sums += sum_by_task(per_token, weights, microbatch["tasks"], len(settings.tasks))
+            finite.append(torch.isfinite(per_token).all(-1))
         sums = sum_over_ranks(sums).cpu()
-        self._refuse_non_finite(sums)
-        return sums.numpy(), self.engine.step(settings.learning_rate(self.step))
+        if not bool(torch.isfinite(sums).all()):
+            raise self._not_finite(batch, sums, torch.cat(finite).cpu().numpy())
+        return sums.numpy(), self._step(batch), norms
+
+    def _step(self, batch: Batch) -> float:
+        step = self.step
+        try:
+            return self.engine.step(self.settings.learning_rate(step), frozen=self.settings.frozen_at(step))
+        except TrainingError as error:
+            tasks = sorted({int(task) for task in batch.segment_tasks.flatten() if task >= 0})
+            names = ", ".join(self.settings.tasks[task] for task in tasks)
+            raise TrainingError(
+                f"step {step + 1}: {error}. The rows of this rank are of {names}; the last checkpoint is untouched, "
+                f"and `mixtura stream show RECIPE --step {step}` prints the batch"
+            ) from error
+
+    def _divisor(self, totals: _Totals) -> float:
+        """What the loss of the whole global batch is divided by."""
+        settings = self.settings
+        match settings.normalizer:
+            case "padded_targets":
+                return settings.global_batch_size * settings.targets_length
+            case "constant" if settings.normalizer_constant is not None:
+                return settings.normalizer_constant
+            case _:
+                return max(1, totals.target_tokens)
+
+    def _loss(
+        self, forward: Callable[..., Any], microbatch: Mapping[str, Tensor], weights: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The summed loss of a microbatch, and the cross entropy of each of its tokens."""
+        head = partial(
+            linear_cross_entropy,
+            targets=microbatch["decoder_target_tokens"],
+            weights=weights,
+            positions=positions,
+            z_loss=self.settings.z_loss,
+            label_smoothing=self.settings.label_smoothing,
+        )
+        features = {name: microbatch[name] for name in (*self.settings.features, "dropout_keys")}
+        loss, per_token = forward(**features, head=head)
+        return loss, per_token
+
+    def _norms_by_task(self, batch: Batch, totals: _Totals, divisor: float) -> dict[str, float]:
+        """The norm of each task's share of the gradient, where this step measures it."""
+        every = self.settings.gradient_norms_every
+        if every is None or (self.step + 1) % every:
+            return {}
+
+        def losses(task: int) -> Iterator[Tensor]:
+            for microbatch in self._microbatches(batch):
+                weights = microbatch["decoder_loss_weights"] * (microbatch["tasks"] == task)
+                yield self._loss(self.engine.module, microbatch, weights, None)[0] / divisor
+
+        present = [task for task, count in enumerate(totals.counters["examples"]) if count]
+        return {
+            self.settings.tasks[task]: gradient_norm(self.engine.module, losses(task), sum_over_ranks)
+            for task in present
+        }
 
     def _microbatches(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
         size, device = self.settings.microbatch_size, self.engine.device
@@ -179,29 +254,46 @@ class TrainingLoop:
         keys = random_bits.derive(seeded, self.step, batch.rows).view(np.int64)
         for start in range(0, self.settings.microbatches * size, size):
             rows = slice(start, start + size)
-            arrays: dict[str, npt.NDArray[Any]] = {name: batch.features[name][rows] for name in _FEATURES}
+            names = dict.fromkeys((*self.settings.features, *_OF_THE_LOSS))
+            arrays: dict[str, npt.NDArray[Any]] = {name: batch.features[name][rows] for name in names}
             arrays["tasks"] = tasks_of_tokens(batch.segment_tasks[rows], arrays["decoder_segment_ids"])
             arrays["dropout_keys"] = keys[rows]
             if not len(arrays["dropout_keys"]):
-                arrays = self._padding_row()
+                arrays = self._padding_row(names)
+            arrays["positions"] = np.flatnonzero(arrays["decoder_loss_weights"])
             yield {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in arrays.items()}
 
-    def _padding_row(self) -> dict[str, npt.NDArray[Any]]:
+    def _padding_row(self, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
         inputs = np.zeros((1, self.settings.inputs_length), dtype=np.int32)
         targets = np.zeros((1, self.settings.targets_length), dtype=np.int32)
-        features = {name: inputs if name.startswith("encoder") else targets for name in _FEATURES}
+        features = {name: inputs if name.startswith("encoder") else targets for name in names}
         return {**features, "tasks": np.full_like(targets, -1), "dropout_keys": np.zeros(1, np.int64)}
 
-    def _refuse_non_finite(self, sums: Tensor) -> None:
-        if bool(torch.isfinite(sums).all()):
-            return
-        bad = [
-            task for task, value in zip(self.settings.tasks, sums[0].tolist(), strict=True) if not np.isfinite(value)
+    def _not_finite(self, batch: Batch, sums: Tensor, finite: npt.NDArray[np.bool_]) -> TrainingError:
+        """What to say of a loss that is not finite, with the examples it comes from; every rank asks for it."""
+        settings, local = self.settings, np.flatnonzero(~finite[: len(batch.rows)])
+        bad = torch.zeros(settings.global_batch_size, dtype=torch.int64, device=self.engine.device)
+        bad[torch.from_numpy(batch.rows[local]).to(bad.device)] = 1
+        rows = sum_over_ranks(bad).cpu().nonzero().squeeze(-1).tolist()
+        tasks = [task for task, value in zip(settings.tasks, sums[0].tolist(), strict=True) if not np.isfinite(value)]
+        shown = ", ".join(map(str, rows[:_MOST_NAMED])) + (", ..." if len(rows) > _MOST_NAMED else "")
+        lines = [
+            f"the loss is not finite at step {self.step + 1}, in {', '.join(tasks)}: {len(rows)} of "
+            f"{settings.global_batch_size} rows of the batch, {shown}. The last checkpoint is untouched.",
+            *self._examples(batch, local[:_MOST_NAMED]),
+            f"Lower schedule.factor, or look at the batch with `mixtura stream show RECIPE --step {self.step}`",
         ]
-        raise TrainingError(
-            f"the loss is not finite at step {self.step + 1}, in {', '.join(bad)}. The last checkpoint is untouched: "
-            "lower schedule.factor, or look at the batch with `mixtura stream show`"
-        )
+        return TrainingError("\n".join(lines))
+
+    def _examples(self, batch: Batch, local: npt.NDArray[np.intp]) -> Iterator[str]:
+        """The rows of this rank that a message is about: their tasks, and what the first of their text is."""
+        for row in local:
+            names = dict.fromkeys(self.settings.tasks[task] for task in batch.segment_tasks[row] if task >= 0)
+            text = ""
+            if self.hooks.text_of is not None:
+                tokens = batch.features[self.settings.features[0]][row]
+                text = f": {self.hooks.text_of(tokens[tokens > 0])[:_MOST_CHARACTERS]!r}"
+            yield f"  row {batch.rows[row]}, of {', '.join(names)}{text}"
 
     def _count(self, totals: _Totals) -> None:
         for name, counts in totals.counters.items():
@@ -210,7 +302,12 @@ class TrainingLoop:
                 by_task[task] += count
 
     def _report(
-        self, losses: npt.NDArray[np.float64], gradient_norm: float, totals: _Totals, waited_s: float, step_s: float
+        self,
+        losses: npt.NDArray[np.float64],
+        norms: tuple[float, dict[str, float]],
+        totals: _Totals,
+        waited_s: float,
+        step_s: float,
     ) -> None:
         by_task = {
             task: float(loss / tokens)
@@ -223,7 +320,8 @@ class TrainingLoop:
                 loss=float(losses[0].sum() / max(1.0, losses[1].sum())),
                 loss_by_task=by_task,
                 learning_rate=self.settings.learning_rate(self.step - 1),
-                gradient_norm=gradient_norm,
+                gradient_norm=norms[0],
+                gradient_norm_by_task=norms[1],
                 target_tokens=totals.target_tokens,
                 trained={name: dict(counts) for name, counts in self.trained.items()},
                 fingerprint=self.hooks.global_fingerprint(totals.fingerprints),

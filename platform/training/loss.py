@@ -1,9 +1,10 @@
-"""The training loss: cross entropy summed over target tokens, with T5's z-loss.
+"""The training loss: cross entropy summed over target tokens, with T5's z-loss, from hidden states.
 
 A loss is a sum here, never a mean: rows differ in their number of real tokens, so a mean of the means of microbatches
 or ranks would weigh tokens unequally. The training loop divides the sum by one number of the whole global batch.
 
-Shapes: `logits` [batch, length, vocabulary]; `targets`, `weights` and losses per token [batch, length].
+Logits are made for some tokens at a time, and only where there is a target: those of a whole batch, in fp32, are the
+largest tensor of a small model's step. The gradient is made while they are there, and only it is kept.
 """
 
 from __future__ import annotations
@@ -14,57 +15,132 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+CHUNK_TOKENS = 1024
+"""Tokens whose logits are there at the same time: 132 MB in fp32 for T5's vocabulary."""
 
-class _SummedCrossEntropy(torch.autograd.Function):
-    """Forward keeps only the logits and one number per token; backward fills one tensor of the logits' size."""
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Backward only scales the gradients that forward has made: the loss is a single number."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float, label_smoothing: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        terms: tuple[float, float],
+        chunk_tokens: int,
+        grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
-        log_z = torch.logsumexp(logits, dim=-1)
-        target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        per_token = log_z - target_logits
-        loss = per_token
-        if label_smoothing:
-            loss = loss + label_smoothing * (target_logits - logits.mean(dim=-1))
-        if z_loss:
-            loss = loss + z_loss * log_z.square()
-        ctx.save_for_backward(logits, targets, weights, log_z)
-        ctx.z_loss, ctx.label_smoothing = z_loss, label_smoothing
+        of_hidden_needed, of_weight_needed = (grad_enabled and needed for needed in ctx.needs_input_grad[:2])
+        of_hidden = torch.empty_like(hidden) if of_hidden_needed else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if of_weight_needed else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        per_token = torch.empty_like(weights)
+        for first in range(0, len(hidden), chunk_tokens):
+            chunk = slice(first, first + chunk_tokens)
+            logits = _product(hidden[chunk], weight.t())
+            losses, per_token[chunk], log_z = _losses(logits, targets[chunk], terms)
+            total += (losses * weights[chunk]).sum()
+            if of_hidden is None and of_weight is None:
+                continue
+            gradient = _gradient_in_place(logits, log_z, targets[chunk], weights[chunk], terms)
+            # A GPU multiplies in the precision of the model, as all its other products.
+            gradient = gradient.to(hidden.dtype) if hidden.is_cuda else gradient
+            if of_hidden is not None:
+                of_hidden[chunk] = _product(gradient, weight)
+            if of_weight is not None:
+                of_weight += _product(gradient.t(), hidden[chunk])
+        ctx.gradients = of_hidden, None if of_weight is None else of_weight.to(weight.dtype)
         ctx.mark_non_differentiable(per_token)
-        return (loss * weights).sum(), per_token
+        return total, per_token
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        logits, targets, weights, log_z = ctx.saved_tensors
-        scale = grad_sum * weights
-        grad = (logits - log_z.unsqueeze(-1)).exp_()
-        grad.mul_((scale * (1 + 2 * ctx.z_loss * log_z)).unsqueeze(-1))
-        if ctx.label_smoothing:
-            grad.sub_((scale * (ctx.label_smoothing / logits.shape[-1])).unsqueeze(-1))
-        at_target = (scale * (ctx.label_smoothing - 1)).unsqueeze(-1)
-        return grad.scatter_add_(-1, targets.unsqueeze(-1), at_target), None, None, None, None
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_weight = (None if one is None else one.mul_(scale) for one in ctx.gradients)
+        ctx.gradients = None, None
+        return of_hidden, of_weight, None, None, None, None, None
 
 
-def cross_entropy(
-    logits: Tensor, targets: Tensor, weights: Tensor, *, z_loss: float = 0.0, label_smoothing: float = 0.0
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """The matrix product in fp32, of bf16 factors too."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+def _losses(logits: Tensor, targets: Tensor, terms: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
+    """For each token the loss, the plain cross entropy, and log Z."""
+    z_loss, label_smoothing = terms
+    log_z = torch.logsumexp(logits, dim=-1)
+    target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    per_token = log_z - target_logits
+    losses = per_token
+    if label_smoothing:
+        losses = losses + label_smoothing * (target_logits - logits.mean(dim=-1))
+    if z_loss:
+        losses = losses + z_loss * log_z.square()
+    return losses, per_token, log_z
+
+
+def _gradient_in_place(
+    logits: Tensor, log_z: Tensor, targets: Tensor, weights: Tensor, terms: tuple[float, float]
+) -> Tensor:
+    """The gradient of the weighted sum of losses, in the place of the logits."""
+    z_loss, label_smoothing = terms
+    gradient = logits.sub_(log_z.unsqueeze(-1)).exp_()
+    gradient.mul_((weights * (1 + 2 * z_loss * log_z)).unsqueeze(-1))
+    if label_smoothing:
+        gradient.sub_((weights * (label_smoothing / logits.shape[-1])).unsqueeze(-1))
+    return gradient.scatter_add_(-1, targets.unsqueeze(-1), (weights * (label_smoothing - 1)).unsqueeze(-1))
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    positions: Tensor | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Tensor, Tensor]:
-    """The loss summed over tokens, and the cross entropy of each token without gradient.
+    """The loss of logits `hidden weight^T` summed over tokens, and each token's cross entropy without gradient.
 
     loss = sum_i weights_i * (-log p_i(target) + z_loss * log^2 Z_i),    Z_i = sum_v exp(logits_iv)
 
-    The z-loss (1e-4 in T5's training, 0 when evaluating) keeps log Z near 0, so that logits do not drift. With
-    `label_smoothing` s the target's probability is 1 - s + s/V and every other one s/V; the second result stays the
-    plain -log p(target), unweighted. Everything is computed in fp32.
+    hidden [..., width], weight [vocabulary, width]; targets and weights [...]. `positions` int64 are those of the
+    flattened targets whose weight is not 0, where the caller knows them: to count them a GPU would have to wait.
 
-    >>> total, per_token = cross_entropy(torch.zeros(1, 3, 4), torch.tensor([[2, 1, 0]]), torch.tensor([[1, 1, 0]]))
+    The z-loss (1e-4 in T5's training, 0 when evaluating) keeps log Z near 0, so that logits do not drift. With
+    `label_smoothing` s the target's probability is 1 - s + s/V and every other one s/V; the second result [...] stays
+    the plain -log p(target), unweighted, and is 0 where the weight is. Logits and losses are fp32.
+
+    >>> total, per_token = linear_cross_entropy(
+    ...     torch.zeros(1, 3, 8), torch.ones(4, 8), torch.tensor([[2, 1, 0]]), torch.tensor([[1, 1, 0]])
+    ... )
     >>> round(float(total), 4), [round(value, 4) for value in per_token[0].tolist()]
-    (2.7726, [1.3863, 1.3863, 1.3863])
+    (2.7726, [1.3863, 1.3863, 0.0])
     """
-    arguments = logits.float(), targets.long(), weights.float(), z_loss, label_smoothing
-    return cast("tuple[Tensor, Tensor]", _SummedCrossEntropy.apply(*arguments))  # type: ignore[no-untyped-call]
+    if positions is None:
+        positions = weights.flatten().nonzero().squeeze(-1)
+    total, of_positions = cast(
+        "tuple[Tensor, Tensor]",
+        _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden.flatten(0, -2)[positions],
+            weight,
+            targets.flatten()[positions].long(),
+            weights.flatten()[positions].float(),
+            (z_loss, label_smoothing),
+            chunk_tokens,
+            torch.is_grad_enabled(),
+        ),
+    )
+    per_token = of_positions.new_zeros(targets.numel()).index_copy_(0, positions, of_positions)
+    return total, per_token.view(targets.shape)
 
 
 def sum_by_task(per_token: Tensor, weights: Tensor, task_of_token: Tensor, num_tasks: int) -> Tensor:

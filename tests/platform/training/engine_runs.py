@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mixtura.models.t5.config import T5Config
 from mixtura.models.t5.initialization import initialize
-from mixtura.models.t5.model import T5
+from mixtura.models.t5.model import T5, Head, logits
 from mixtura.platform import random_bits
 from mixtura.platform.errors import TrainingError
 from mixtura.platform.training import engine as engines
 from mixtura.platform.training.engine import Engine, PlainEngine, create_engine, initialize_distributed_single_process
-from mixtura.platform.training.loss import cross_entropy
+from mixtura.platform.training.loss import linear_cross_entropy
 from mixtura.platform.training.optimizer import OptimizerSettings
 from mixtura.platform.training.snapshot import Fragment, FragmentState, Snapshot
 
@@ -47,18 +50,42 @@ CONFIG = T5Config(
     feed_forward="gated-gelu",
     tie_embeddings=False,
 )
+TIED = replace(CONFIG, feed_forward="relu", tie_embeddings=True)
+FROZEN = ("encoder.layers.0.feed_forward.wo.weight", "decoder.final_norm.scale")
 ROWS, INPUTS, TARGETS = 5, 16, 10
-STEPS, FEW, HALF = 50, 20, 10
-LEARNING_RATES = {"adafactor": 0.05, "adamw": 0.001, "stock": 0.05}
+STEPS, FEW, HALF = 50, 14, 10
+LEARNING_RATES = {"adafactor": 0.05, "adamw": 0.001, "adamw_rms": 0.02, "stock": 0.05}
+OPTIMIZERS = ("adafactor", "adamw", "adamw_rms")
+STAGES = (0, 1, 2, 3)
 PATIENCE_S = 1200.0
+LINEAR = nn.functional.linear
 
 
 # ---- model and data --------------------------------------------------------------------------------------------------
 
 
-def new_model() -> T5:
-    model = T5(CONFIG)
+class OneElement(nn.Module):
+    """A parameter that is smaller than the number of ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+class Model(T5):
+    """A T5 whose logits have a scale that is learned, too."""
+
+    def forward(self, *inputs: torch.Tensor, head: Head = logits, **features: Any) -> Any:
+        return super().forward(*inputs, **features, head=lambda hidden, weight: head(self.scale(hidden), weight))
+
+
+def new_model(config: T5Config = CONFIG) -> Model:
+    model = Model(config)
     initialize(model, seed=3)
+    model.scale = OneElement()
     return model
 
 
@@ -109,7 +136,14 @@ class Run:
     norms: list[float]
 
 
-def train(engine: Engine, steps: range, learning_rate: float, rank: int, world_size: int) -> Run:
+def train(
+    engine: Engine,
+    steps: range,
+    learning_rate: float,
+    rank: int,
+    world_size: int,
+    frozen_at: Callable[[int], frozenset[str]] = lambda _: frozenset(),
+) -> Run:
     run = Run([], [])
     for step in steps:
         number = int(batch_of(step)["weights"].sum())
@@ -117,19 +151,34 @@ def train(engine: Engine, steps: range, learning_rate: float, rank: int, world_s
         engine.begin_step(len(parts))
         here = 0.0
         for part in parts:
-            targets, weights = part.pop("targets"), part.pop("weights")
-            loss, per_token = cross_entropy(engine.forward(**part), targets, weights, z_loss=1e-4)
+            loss, per_token = forward(engine, part)
             engine.backward(loss / number)
-            here += float((per_token * weights).sum()) / number
-        run.norms.append(engine.step(learning_rate))
+            here += float(per_token.sum()) / number
+        run.norms.append(engine.step(learning_rate, frozen_at(step)))
         run.losses.append(here)
     return run
+
+
+def forward(engine: Engine, part: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss of a microbatch, and each token's."""
+    head = partial(
+        linear_cross_entropy, targets=part.pop("targets").long(), weights=part.pop("weights").float(), z_loss=1e-4
+    )
+    loss, per_token = engine.forward(**part, head=head)
+    return loss, per_token
 
 
 class StockAdafactor(torch.optim.Adafactor):
     """PyTorch's Adafactor as it is: it takes what it is handed for the parameters themselves."""
 
     update_count = 0
+    state_bytes = 0
+    frozen: frozenset[str] = frozenset()
+    gradient_norm = math.nan
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        self.gradient_norm = 0.0
 
     def bind(self, layout: Any) -> None:
         """It has no use for the partition map."""
@@ -188,7 +237,8 @@ class Process:
             begin = end
         losses = [loss for part in parts for loss in part.losses]
         norms = [norm for part in parts for norm in part.norms]
-        self.write(name, {"losses": losses, "norms": norms, "partition": engine.partition(), "notes": engine.notes})
+        facts = {"partition": engine.partition(), "notes": engine.notes, "bytes": engine.optimizer_bytes}
+        self.write(name, {"losses": losses, "norms": norms, **facts})
         engine.close()
 
     def go_on(self, name: str, source: str, source_ranks: int, optimizer: str, **kwargs: Any) -> None:
@@ -205,20 +255,35 @@ class Process:
         self.write(f"{name}-at-{FEW}", engine.snapshot())
         engine.close()
 
-    def clipped(self, name: str, **kwargs: Any) -> None:
-        settings = OptimizerSettings("adamw", clip_gradient_norm=0.2)
-        engine = self.make(new_model(), optimizer=settings, **kwargs)
-        run = self.train(engine, range(5), "adamw")
-        self.write(f"{name}-at-5", engine.snapshot())
-        self.write(name, {"norms": run.norms})
+    def tied(self, name: str, **kwargs: Any) -> None:
+        """One matrix for the tokens of encoder and decoder and for the head, and some weights that are not trained."""
+        model = new_model(TIED)
+        for frozen in FROZEN:
+            model.get_parameter(frozen).requires_grad_(False)
+        engine = self.make(model, optimizer=OptimizerSettings(), **kwargs)
+        run = self.train(engine, range(8), "adafactor")
+        self.write(f"{name}-at-8", engine.snapshot())
+        self.write(name, {"losses": run.losses})
         engine.close()
 
-    def frozen(self, name: str, **kwargs: Any) -> None:
+    def unfreezing(self, name: str, **kwargs: Any) -> None:
+        """The layers are trained from step 4 on, and what is around them from the first; with clipping."""
         model = new_model()
-        model.embedding.weight.requires_grad_(False)
-        engine = self.make(model, optimizer=OptimizerSettings(), **kwargs)
-        self.train(engine, range(5), "adafactor")
-        self.write(f"{name}-at-5", engine.snapshot())
+        engine = self.make(model, optimizer=OptimizerSettings("adamw", clip_gradient_norm=0.2, epsilon=1e-6), **kwargs)
+        layers = frozenset().union(*model.unfreezing_order[1:])
+        norms: list[float] = []
+        for begin, end in ((0, 4), (4, 8)):
+            run = train(
+                engine,
+                range(begin, end),
+                0.001,
+                self.rank,
+                self.world_size,
+                lambda step: layers if step < 4 else frozenset(),
+            )
+            norms += run.norms
+            self.write(f"{name}-at-{end}", engine.snapshot())
+        self.write(name, {"norms": norms})
         engine.close()
 
     def not_finite(self, name: str, **kwargs: Any) -> None:
@@ -228,9 +293,7 @@ class Process:
         self.write(f"{name}-before", engine.snapshot())
         engine.begin_step(1)
         part = next(microbatches(2, self.rank, self.world_size))
-        targets, weights = part.pop("targets"), part.pop("weights")
-        loss, _ = cross_entropy(engine.forward(**part), targets, weights)
-        engine.backward(loss * (float("inf") if self.rank == self.world_size - 1 else 1.0))
+        engine.backward(forward(engine, part)[0] * (float("inf") if self.rank == self.world_size - 1 else 1.0))
         message = ""
         try:
             engine.step(0.1)
@@ -271,17 +334,23 @@ def whole(snapshots: list[Snapshot]) -> tuple[dict[str, torch.Tensor], dict[str,
 
 def run_plain(folder: Path) -> None:
     process = Process(folder, 0, 1, PlainEngine)
-    for optimizer in ("adafactor", "adamw"):
+    for optimizer in OPTIMIZERS:
         process.run(f"plain-{optimizer}", STEPS, optimizer)
     process.run("plain-bf16", FEW, "adafactor", precision="bf16")
     with stock_adafactor():
         process.run("plain-stock", FEW, "stock")
-    process.clipped("plain-clipped")
-    process.frozen("plain-frozen")
+    process.tied("plain-tied")
+    process.unfreezing("plain-unfreezing")
 
 
-def make_deepspeed(model: torch.nn.Module, **kwargs: Any) -> Engine:
-    return create_engine(model, **kwargs)
+def make_deepspeed(model: torch.nn.Module, *, zero_stage: int, offload: bool = False, **kwargs: Any) -> Engine:
+    zero: dict[str, Any] = {"offload_optimizer": {"device": "cpu"}} if offload else {}
+    if zero_stage == 3:
+        # Else no matrix would be divided: all of them are small.
+        zero["stage3_param_persistence_threshold"] = 200
+        if offload:
+            zero["offload_param"] = {"device": "cpu"}
+    return create_engine(model, zero_stage=zero_stage, passthrough={"zero_optimization": zero}, **kwargs)
 
 
 def run_deepspeed(folder: Path, rank: int, world_size: int) -> None:
@@ -294,30 +363,34 @@ def run_deepspeed(folder: Path, rank: int, world_size: int) -> None:
     if world_size == 3:
         process.run("1x3-adamw", FEW, "adamw", zero_stage=1)
         process.run("2x3-adafactor", FEW, "adafactor", zero_stage=2)
+        process.run("3x3-adamw_rms", FEW, "adamw_rms", zero_stage=3)
         return
-    for stage in (0, 1, 2):
-        for optimizer in ("adafactor", "adamw"):
+    for stage in STAGES:
+        for optimizer in OPTIMIZERS if world_size == 2 else OPTIMIZERS[:2]:
             process.run(f"{stage}x{world_size}-{optimizer}", STEPS, optimizer, zero_stage=stage)
-    for stage in (0, 1, 2):
+    for stage in STAGES:
         process.not_finite(f"{stage}x{world_size}-not-finite", zero_stage=stage)
-        process.clipped(f"{stage}x{world_size}-clipped", zero_stage=stage)
-    for stage in (1, 2) if world_size == 2 else (0, 1, 2):
+        process.unfreezing(f"{stage}x{world_size}-unfreezing", zero_stage=stage)
+        process.tied(f"{stage}x{world_size}-tied", zero_stage=stage)
+    for stage in STAGES[1:] if world_size == 2 else STAGES:
         process.run(f"{stage}x{world_size}-bf16", FEW, "adafactor", zero_stage=stage, precision="bf16")
-    process.frozen(f"1x{world_size}-frozen", zero_stage=1)
     if world_size == 2:
         with stock_adafactor():
             process.run("2x2-stock", FEW, "stock", zero_stage=2)
+        for stage in STAGES[1:]:
+            process.run(f"{stage}x2-offloaded", FEW, "adafactor", zero_stage=stage, offload=True)
     for name, source, source_ranks, optimizer in moves(world_size):
         process.go_on(name, source, source_ranks, optimizer, zero_stage=int(name[0]))
+    assert nn.functional.linear is LINEAR, "an engine that was closed left DeepSpeed's linear in PyTorch"
 
 
 def moves(world_size: int) -> Iterator[tuple[str, str, int, str]]:
-    """Into each stage: from the next stage with the other number of workers, and from the one after it with the same.
+    """Into each stage: from the next stage with the other number of workers, and from the one before with the same.
 
     Name of the run, the run it goes on from, that one's number of ranks, and the optimizer.
     """
-    for stage in (0, 1, 2):
-        for source_stage, source_ranks in (((stage + 1) % 3, 3 - world_size), ((stage + 2) % 3, world_size)):
+    for stage in STAGES:
+        for source_stage, source_ranks in (((stage + 1) % 4, 3 - world_size), ((stage + 3) % 4, world_size)):
             for optimizer in ("adafactor", "adamw"):
                 source = f"{source_stage}x{source_ranks}-{optimizer}"
                 yield f"{stage}x{world_size}-from-{source}", source, source_ranks, optimizer

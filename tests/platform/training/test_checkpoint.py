@@ -17,7 +17,12 @@ from mixtura.platform.training.checkpoint_writer import CheckpointWriter
 from mixtura.platform.training.snapshot import FragmentState, Snapshot
 
 SHAPES = {"embedding.weight": (10, 7), "encoder.wi.weight": (6, 5), "norm.scale": (7,), "scalar": ()}
-NAMES = {"embedding.weight": "shared.weight", "encoder.wi.weight": "wi.weight", "norm.scale": "norm", "scalar": "s"}
+NAMES = {
+    "embedding.weight": ("shared.weight",),
+    "encoder.wi.weight": ("wi.weight",),
+    "norm.scale": ("norm",),
+    "scalar": ("s",),
+}
 FORMAT = CheckpointFormat(hf_config={"model_type": "t5"}, hf_names=NAMES)
 
 
@@ -101,7 +106,7 @@ def test_large_models_are_cut_into_shards_with_an_index(tmp_path: Path) -> None:
     small = CheckpointFormat(hf_config={}, hf_names=NAMES, max_shard_bytes=150)
     path = save(tmp_path, 1, snapshots(values, [0.4]), small)
     index = json.loads((path / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"]) == set(NAMES.values())
+    assert set(index["weight_map"]) == {name for names in NAMES.values() for name in names}
     assert {*index["weight_map"].values()} == {file.name for file in path.glob("model-*.safetensors")}
     assert index["metadata"]["total_size"] == 4 * (70 + 30 + 7 + 1)
     torch.testing.assert_close(
@@ -144,6 +149,76 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
     assert "state.json is missing" in skipped[1].reason
 
 
+def test_a_parameter_with_two_names_is_written_under_both_and_read_by_the_first(tmp_path: Path) -> None:
+    values = values_of(seed=7)
+    twice = {**NAMES, "encoder.wi.weight": ("encoder.wi.weight", "decoder.wi.weight")}
+    path = save(tmp_path, 1, snapshots(values, [0.5]), CheckpointFormat(hf_config={}, hf_names=twice))
+    checkpoint.verify(path)
+    for name in twice["encoder.wi.weight"]:
+        read = checkpoint.read_weights(path, {"ours": (name,)})["ours"]
+        torch.testing.assert_close(read, values["encoder.wi.weight"]["master"], rtol=0, atol=0)
+    both = checkpoint.read_weights(path, {"ours": ("encoder.wi.weight", "is not looked for")})
+    assert list(both) == ["ours"]
+
+
+def test_a_tensor_is_read_when_it_is_looked_up_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors
+
+    values = values_of(seed=8)
+    path = save(tmp_path, 1, snapshots(values, []))
+    read: list[str] = []
+    opened = safetensors.safe_open
+
+    class Counted:
+        def __init__(self, *given: object, **named: object) -> None:
+            self.file = opened(*given, **named)
+            self.keys = self.file.keys
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            read.append(name)
+            return self.file.get_tensor(name)
+
+    monkeypatch.setattr(safetensors, "safe_open", Counted)
+    weights, optimizer = checkpoint.read_weights(path, NAMES), checkpoint.read_optimizer(path)
+    assert read == []
+    assert len(weights) == 4
+    torch.testing.assert_close(weights["norm.scale"], values["norm.scale"]["master"])
+    torch.testing.assert_close(optimizer["norm.scale"]["exp_avg"], values["norm.scale"]["exp_avg"])
+    assert read == ["norm", "norm.scale/exp_avg"]
+
+
+def test_a_foreign_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies in the folder beside what the manifest names: as code, or as tensors of the same names."""
+    import pickle
+
+    from safetensors.torch import save_file
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    values = values_of(seed=9)
+    path = save(tmp_path / "run", 1, snapshots(values, [0.5]))
+    for name in ("pytorch_model.bin", "model.pt", "state.pkl", "optimizer/optimizer.pt", "rng_state.pth"):
+        (path / name).write_bytes(pickle.dumps(Hostile()))
+    save_file({"norm": torch.zeros(7)}, path / "model-99999-of-99999.safetensors")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was unpickled")
+
+    for module, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, name, refuse)
+    info, skipped = checkpoint.latest_verified(tmp_path / "run")
+    assert info is not None
+    assert not skipped
+    read, optimizer = checkpoint.read_weights(info.path, NAMES), checkpoint.read_optimizer(info.path)
+    assert checkpoint.read_state(info.path)["step"] == 1
+    for name, tensors in values.items():
+        torch.testing.assert_close(read[name], tensors["master"], rtol=0, atol=0)
+        torch.testing.assert_close(optimizer[name]["exp_avg"], tensors["exp_avg"], rtol=0, atol=0)
+    assert not (tmp_path / "owned").exists()
+
+
 def test_what_has_no_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 10, snapshots(values_of(1), []))
     (tmp_path / "step-000020").mkdir()
@@ -164,11 +239,12 @@ def test_leftovers_of_a_crash_are_removed_at_the_next_start(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_retention_keeps_the_newest_and_the_protected() -> None:
+def test_retention_keeps_the_newest_the_protected_and_one_of_every_so_many_steps() -> None:
     infos = [CheckpointInfo(step, Path(f"step-{step}"), 0.0) for step in (1, 2, 3, 4, 5)]
     assert checkpoint.retain(infos, None) == []
     assert checkpoint.retain(infos, 2, protected=[1]) == [2, 3]
     assert checkpoint.retain(infos, 9) == []
+    assert checkpoint.retain(infos, 1, protected=[3], keep_every=2) == [1]
     with pytest.raises(ValueError, match="at least the newest"):
         checkpoint.retain(infos, 0)
 
@@ -185,7 +261,7 @@ def test_deleting_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 10, snapshots(values_of(1), []))
     with pytest.raises(CheckpointError, match=r"lacks 1 of the 1 parameters .* 'decoder.weight'"):
-        checkpoint.read_weights(path, {"ours": "decoder.weight"})
+        checkpoint.read_weights(path, {"ours": ("decoder.weight",)})
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
@@ -234,7 +310,7 @@ def test_a_checkpoint_is_a_hugging_face_model(tmp_path: Path) -> None:
     ours = {f"ours.{name}": {"master": tensor.detach().clone()} for name, tensor in parameters.items()}
     checkpoint_format = CheckpointFormat(
         hf_config={**config.to_dict(), "architectures": ["T5ForConditionalGeneration"], "dtype": "float32"},
-        hf_names={f"ours.{name}": name for name in parameters},
+        hf_names={f"ours.{name}": (name,) for name in parameters},
         json_files={"generation_config.json": model.generation_config.to_dict()},
     )
     path = save(tmp_path, 3, snapshots(ours, [0.33]), checkpoint_format)

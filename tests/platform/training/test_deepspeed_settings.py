@@ -10,13 +10,17 @@ from mixtura.platform.errors import ConfigError
 from mixtura.platform.training.deepspeed_settings import deepspeed_settings, effective_stage
 
 
-def settings(passthrough: dict[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
-    return deepspeed_settings(effective_stage(1, "fp32"), num_parameters=1001, passthrough=passthrough, **kwargs)
+def settings(passthrough: dict[str, Any] | None = None, stage: int = 1) -> dict[str, Any]:
+    return deepspeed_settings(effective_stage(stage, "fp32"), num_parameters=1001, passthrough=passthrough)
 
 
-def test_gradients_are_not_clipped_unless_asked_for() -> None:
+def test_deepspeed_never_clips_gradients() -> None:
+    """It would by default; the optimizers clip, where they are asked to."""
     assert settings()["gradient_clipping"] == 0.0
-    assert settings(clip_gradient_norm=0.5)["gradient_clipping"] == 0.5
+
+
+def test_gradients_are_summed_over_ranks_where_deepspeed_can() -> None:
+    assert [settings(stage=stage)["gradient_allreduce_op"] for stage in range(4)] == ["sum", "sum", "sum", "mean"]
 
 
 def test_buckets_are_not_larger_than_the_model() -> None:
@@ -38,12 +42,30 @@ def test_other_settings_are_passed_through() -> None:
         ({"gradient_clipping": 1.0}, "optimizer.clip_gradient_norm"),
         ({"zero_optimization": {"round_robin_gradients": True}}, "corrupts the weights"),
         ({"zero_optimization": {"stage": 3}}, "training.zero_stage"),
+        ({"zero_optimization": {"sub_group_size": 1000}}, "all parameters together"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, "device: cpu"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}}, "device: cpu"),
+        ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, "device: cpu"),
         ({"train_batch_size": 8}, "training.global_batch_size"),
     ],
 )
 def test_a_setting_that_contradicts_the_platform_is_refused_with_the_reason(passthrough: dict, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         settings(passthrough)
+
+
+def test_offloading_to_memory_is_passed_through() -> None:
+    both = {"offload_optimizer": {"device": "cpu", "pin_memory": True}, "offload_param": {"device": "cpu"}}
+    assert both.items() <= settings({"zero_optimization": both}, stage=3)["zero_optimization"].items()
+    del both["offload_param"]
+    for stage in (1, 2):
+        assert settings({"zero_optimization": both}, stage)["zero_optimization"]["compute_grad_norm"] is True
+        assert settings(stage=stage)["zero_optimization"]["compute_grad_norm"] is False
+
+
+def test_weights_can_only_be_offloaded_where_they_are_divided() -> None:
+    with pytest.raises(ConfigError, match="zero_stage=3"):
+        settings({"zero_optimization": {"offload_param": {"device": "cpu"}}}, stage=2)
 
 
 def test_all_refused_settings_are_named_at_once() -> None:
@@ -58,8 +80,8 @@ def test_bf16_at_stage_0_runs_as_stage_1_and_says_so() -> None:
     assert "stage 1" in what.note
 
 
-def test_fp16_and_stage_3_are_refused() -> None:
+def test_fp16_and_stages_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError, match="65,504"):
         effective_stage(1, "fp16")
-    with pytest.raises(ConfigError, match="zero_stage 3"):
-        effective_stage(3, "fp32")
+    with pytest.raises(ConfigError, match="zero_stage 4"):
+        effective_stage(4, "fp32")

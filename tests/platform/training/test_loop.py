@@ -13,9 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixtura.models.t5.config import T5Config
-from mixtura.models.t5.initialization import initialize
-from mixtura.models.t5.model import T5
+from mixtura.models.t5 import T5Config, create_model, initialize
 from mixtura.platform.data.features import global_fingerprint, row_fingerprints
 from mixtura.platform.errors import TrainingError
 from mixtura.platform.training import loop as loops
@@ -86,7 +84,7 @@ def new_engine(kind: Callable[..., PlainEngine] = PlainEngine) -> PlainEngine:
         feed_forward="gated-gelu",
         tie_embeddings=False,
     )
-    model = T5(config)
+    model = create_model(config)
     initialize(model, seed=1)
     return kind(model, optimizer=OptimizerSettings(), device=torch.device("cpu"))
 
@@ -127,6 +125,7 @@ class Recorded:
             on_step=self.reports.append,
             save=self._save,
             stop_requested=lambda: self.drawn == self.stop_before_step,
+            text_of=lambda tokens: " ".join(map(str, tokens)),
         )
         return TrainingLoop(self.settings, self.engine, hooks, self.step, self.trained).run()
 
@@ -220,11 +219,13 @@ def engine_of(meeting: Meeting) -> type[PlainEngine]:
     return Summing
 
 
-def on_ranks(monkeypatch: pytest.MonkeyPatch, rows_of_ranks: list[list[int]], size: int) -> list[Recorded]:
+def on_ranks(
+    monkeypatch: pytest.MonkeyPatch, rows_of_ranks: list[list[int]], size: int, **changed: Any
+) -> list[Recorded]:
     meeting = Meeting(len(rows_of_ranks))
     monkeypatch.setattr(loops, "sum_over_ranks", meeting.sum)
     needed = microbatches_per_step([len(rows) for rows in rows_of_ranks], size)
-    settings = replace(SETTINGS, microbatch_size=size, microbatches=needed)
+    settings = replace(SETTINGS, microbatch_size=size, microbatches=needed, **changed)
     ranks = [Recorded(settings, new_engine(engine_of(meeting)), np.array(rows)) for rows in rows_of_ranks]
     meeting.run(ranks)
     return ranks
@@ -263,12 +264,28 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_tasks() -> None:
     with torch.no_grad():
         embedding[ONLY_IN_RARE] = torch.inf
     before = {name: value.clone() for name, value in recorded.engine.module.named_parameters()}
-    with pytest.raises(TrainingError, match=r"not finite at step 4, in rare\. .*stream show"):
+    with pytest.raises(TrainingError) as raised:
         recorded.run()
+    message = str(raised.value)
+    assert "not finite at step 4, in rare: 1 of 5 rows of the batch, 2." in message
+    assert "row 2, of rare: '63 " in message
+    assert "mixtura stream show RECIPE --step 3" in message
     assert recorded.reports == []
     assert recorded.saved == []
     for name, value in recorded.engine.module.named_parameters():
         assert torch.equal(value, before[name])
+
+
+def test_a_gradient_that_is_not_finite_names_the_step_and_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(SETTINGS, new_engine(), step=3)
+
+    def refuse(*_: Any, **__: Any) -> float:
+        raise TrainingError("the gradient of update 3 is not finite, so it was not applied")
+
+    monkeypatch.setattr(recorded.engine, "step", refuse)
+    with pytest.raises(TrainingError, match=r"step 4: the gradient .* of copy, count, rare; .* --step 3"):
+        recorded.run()
+    assert recorded.saved == []
 
 
 # ---- saving and stopping ---------------------------------------------------------------------------------------------
@@ -349,3 +366,102 @@ def test_the_normalizer_scales_the_gradient_and_not_the_reported_loss() -> None:
     assert padded.loss == tokens.loss
     share = tokens.target_tokens / (ROWS * TARGETS)
     assert padded.gradient_norm == pytest.approx(tokens.gradient_norm * share, rel=1e-5)
+
+
+def test_a_constant_normalizer_is_the_number_that_was_given() -> None:
+    tokens, constant = (
+        undisturbed(steps=1, **changed).reports[0]
+        for changed in ({}, {"normalizer": "constant", "normalizer_constant": 7.0})
+    )
+    assert constant.loss == tokens.loss
+    assert constant.gradient_norm == pytest.approx(tokens.gradient_norm * tokens.target_tokens / 7, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalizer", ["target_tokens", "padded_targets", "constant"])
+def test_every_normalizer_is_exact_over_microbatches_and_ranks(
+    monkeypatch: pytest.MonkeyPatch, normalizer: str
+) -> None:
+    changed = {"normalizer": normalizer, "normalizer_constant": 9.0 if normalizer == "constant" else None}
+    whole = undisturbed(**changed)
+    cut = undisturbed(**changed, microbatch_size=2, microbatches=3)
+    np.testing.assert_allclose(cut.losses, whole.losses, rtol=0, atol=TOLERANCE)
+    for rank in on_ranks(monkeypatch, [[0, 2, 4], [1, 3]], size=2, **changed):
+        np.testing.assert_allclose(rank.losses, whole.losses, rtol=0, atol=TOLERANCE)
+        assert rank.reports[-1].gradient_norm == pytest.approx(whole.reports[-1].gradient_norm, rel=1e-4)
+
+
+# ---- what else a recipe may ask for ----------------------------------------------------------------------------------
+
+
+def test_norms_by_task_are_those_of_the_parts_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, measured = undisturbed(), undisturbed(gradient_norms_every=2)
+    assert measured.losses == whole.losses
+    assert [sorted(report.gradient_norm_by_task) for report in measured.reports] == [[], sorted(TASKS)] * 3
+    # Alone in the loss, a task has the gradient that it has beside others.
+    alone = undisturbed(steps=2, normalizer="constant", normalizer_constant=1.0, gradient_norms_every=1)
+    for number, task in enumerate(TASKS):
+
+        def only(step: int, rows: Any = None, number: int = number) -> FakeBatch:
+            found = batch(step, rows)
+            others = found.segment_tasks[:, 0] != number
+            found.features["decoder_loss_weights"] = np.where(
+                others[:, None], 0, found.features["decoder_loss_weights"]
+            )
+            return found
+
+        recorded = Recorded(replace(SETTINGS, steps=1, normalizer="constant", normalizer_constant=1.0), new_engine())
+        monkeypatch.setattr(recorded, "_next_batch", lambda only=only: only(0))
+        recorded.run()
+        expected = recorded.reports[0].gradient_norm
+        assert alone.reports[0].gradient_norm_by_task[task] == pytest.approx(expected, rel=1e-5)
+
+
+def test_norms_by_task_are_summed_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = undisturbed(gradient_norms_every=3)
+    for rank in on_ranks(monkeypatch, [[0, 2, 4], [1, 3]], size=2, gradient_norms_every=3):
+        for mine, other in zip(rank.reports, whole.reports, strict=True):
+            assert mine.gradient_norm_by_task == pytest.approx(other.gradient_norm_by_task, rel=1e-3)
+
+
+def test_frozen_parameters_stay_until_their_step() -> None:
+    names = {"encoder.layers.0.feed_forward.wo.weight"}
+    recorded = Recorded(replace(SETTINGS, frozen_at=lambda step: frozenset(names if step < 4 else ())), new_engine())
+    parameter = recorded.engine.module.get_parameter(next(iter(names)))
+    before, changed = parameter.detach().clone(), []
+    recorded.reports = _Watching(lambda: changed.append(not torch.equal(parameter, before)))  # type: ignore[assignment]
+    assert recorded.run()
+    assert changed == [False] * 4 + [True] * 2
+
+
+class _Watching(list[StepReport]):
+    def __init__(self, look: Callable[[], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def append(self, report: StepReport) -> None:
+        super().append(report)
+        self._look()
+
+
+@pytest.mark.parametrize("architecture", ["prefix_lm", "lm"])
+def test_a_model_of_one_stack_learns_in_microbatches_as_in_one(architecture: str) -> None:
+    def single(step: int, rows: Any = None) -> FakeBatch:
+        found = batch(step, rows)
+        features = {name: value for name, value in found.features.items() if name.startswith("decoder")}
+        if architecture == "prefix_lm":
+            features["decoder_causal_attention"] = (np.arange(TARGETS) < 2) * features["decoder_segment_ids"]
+        return FakeBatch(features, found.rows, found.segment_tasks)
+
+    def train(**changed: Any) -> list[float]:
+        config = T5Config(64, 16, 4, 32, 2, 1, 1, architecture=architecture)  # type: ignore[arg-type]
+        model = create_model(config)
+        initialize(model, seed=1)
+        engine = PlainEngine(model, optimizer=OptimizerSettings(), device=torch.device("cpu"))
+        recorded = Recorded(replace(SETTINGS, features=model.features, **changed), engine)
+        recorded._next_batch = lambda: single(len(recorded.reports))  # type: ignore[method-assign]
+        assert recorded.run()
+        return recorded.losses
+
+    whole = train()
+    assert whole[-1] < whole[0]
+    np.testing.assert_allclose(train(microbatch_size=2, microbatches=3), whole, rtol=0, atol=TOLERANCE)

@@ -34,6 +34,7 @@ SHAPES = {
     "deep": (6, 2, 5),
     "output": (6, 23),
 }
+NAMES = ["adafactor", "adamw", "adamw_rms"]
 
 
 # ---- whole tensors ---------------------------------------------------------------------------------------------------
@@ -112,13 +113,68 @@ def test_a_missing_gradient_counts_as_zero() -> None:
 
 def test_adamw_is_that_of_pytorch() -> None:
     weights = [torch.nn.Parameter(torch.ones(7)) for _ in range(2)]
-    ours = AdamW([weights[0]], lr=0.1, weight_decay=0.01)
-    theirs = torch.optim.AdamW([weights[1]], lr=0.1, weight_decay=0.01)
-    for step in range(3):
+    ours = AdamW([weights[0]], lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01)
+    theirs = torch.optim.AdamW([weights[1]], lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.01)
+    for step in range(5):
         for weight, optimizer in zip(weights, (ours, theirs), strict=True):
             weight.grad = torch.arange(7.0) - step
             optimizer.step()
-    assert torch.equal(weights[0], weights[1])
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
+
+
+def scaled_adamw(weight: Tensor, gradients: list[Tensor], rate: float, decay: float) -> Tensor:
+    """AdamW with a rate scaled by RMS(w), written out in double precision."""
+    weight, first, second = weight.double(), torch.zeros(()), torch.zeros(())
+    for count, gradient in enumerate(gradients, start=1):
+        scale = max(float(weight.square().mean().sqrt()), 1e-3)
+        first = 0.9 * first + 0.1 * gradient.double()
+        second = 0.999 * second + 0.001 * gradient.double() ** 2
+        corrected = first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
+        weight = weight * (1 - rate * decay) - rate * scale * corrected
+    return weight
+
+
+@pytest.mark.parametrize("size", [3.0, 1e-5, 0.0])
+def test_the_rate_of_adamw_rms_is_scaled_by_the_size_of_each_matrix(size: float) -> None:
+    starts = [size * value for value in (torch.randn(5, 8), torch.randn(9), torch.randn(1))]
+    gradients = [[torch.randn_like(start) for start in starts] for _ in range(6)]
+    weights = [torch.nn.Parameter(start.clone()) for start in starts]
+    optimizer = create_optimizer(OptimizerSettings("adamw_rms", weight_decay=0.1), weights)
+    optimizer.param_groups[0]["lr"] = 0.02
+    for of_step in gradients:
+        for weight, gradient in zip(weights, of_step, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+    for weight, start, *of_weight in zip(weights, starts, *gradients, strict=True):
+        expected = scaled_adamw(start, of_weight, 0.02, 0.1)
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_clipped_by_the_norm_of_all_together(name: str) -> None:
+    pairs = []
+    for clip, factor in ((1.0, 1.0), (None, 1 / 13)):
+        weights = [torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))]
+        optimizer = create_optimizer(OptimizerSettings(name, clip_gradient_norm=clip), weights)
+        weights[0].grad, weights[1].grad = torch.full((4, 4), 3.0 * factor), torch.full((4,), 2.5 * factor)
+        optimizer.step()
+        pairs.append((weights, optimizer.gradient_norm))
+    (clipped, norm), (scaled, _) = pairs
+    assert norm == pytest.approx(13.0)  # of 16 times 3 squared and 4 times 2.5 squared
+    for one, other in zip(clipped, scaled, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_is_not_finite_changes_nothing(name: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = create_optimizer(OptimizerSettings(name), [weight])
+    weight.grad = torch.tensor([1.0, float("inf"), 0.0, 0.0])
+    optimizer.step()
+    assert math.isinf(optimizer.gradient_norm)
+    assert weight.tolist() == [1.0] * 4
+    assert not any(value.any() for state in optimizer.local_state().values() for value in state.values())
+    assert optimizer.update_count == 0
 
 
 def test_what_an_optimizer_has_not_is_refused() -> None:
@@ -178,7 +234,7 @@ def partitions(values: dict[str, Tensor], edges: list[int]) -> list[ThreadLayout
             fragments.append(Fragment(name, tuple(value.shape), value.numel(), *place))
             begin += value.numel()
         holder = torch.nn.Parameter(torch.cat([flat[low:high], torch.zeros(3)]))
-        layouts.append(ThreadLayout((holder,), (tuple(fragments),), None, meeting))
+        layouts.append(ThreadLayout((holder,), (tuple(fragments),), meeting=meeting))
     return layouts
 
 
@@ -198,13 +254,16 @@ def make(name: str, tensors: list[Tensor]) -> Adafactor | AdamW:
     return create_optimizer(OptimizerSettings(name=name, min_dim_size_to_factor=4), tensors)
 
 
-def step_whole(name: str, steps: range, start: dict[str, Tensor], state: dict | None = None) -> tuple[dict, dict]:
+def step_whole(
+    name: str, steps: range, start: dict[str, Tensor], state: dict | None = None, frozen: frozenset[str] = frozenset()
+) -> tuple[dict, dict]:
     """Weights and state after steps on whole tensors."""
     weights = {key: torch.nn.Parameter(value.clone()) for key, value in start.items()}
     optimizer = make(name, list(weights.values()))
     optimizer.bind(whole_layout(weights.items()))
     if state is not None:
         optimizer.load_state(state, steps.start)
+    optimizer.frozen = frozen
     for step in steps:
         for key, gradient in gradients_of_step(step).items():
             weights[key].grad = gradient
@@ -219,7 +278,12 @@ def step_whole(name: str, steps: range, start: dict[str, Tensor], state: dict | 
 
 
 def step_cut(
-    name: str, steps: range, start: dict[str, Tensor], edges: list[int], state: dict | None = None
+    name: str,
+    steps: range,
+    start: dict[str, Tensor],
+    edges: list[int],
+    state: dict | None = None,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[list[ThreadLayout], list[Adafactor | AdamW]]:
     """Partitions and their optimizers after steps in threads, one a rank."""
     layouts = partitions(start, edges)
@@ -229,6 +293,7 @@ def step_cut(
         optimizer.bind(layout)
         if state is not None:
             optimizer.load_state(state, steps.start)
+        optimizer.frozen = frozen
         (holder,) = layout.holders
         for step in steps:
             gradients = gradients_of_step(step)
@@ -260,7 +325,7 @@ def random_edges(ranks: int, seed: int) -> list[int]:
     return [0, *sorted(draw.randrange(TOTAL + 1) for _ in range(ranks - 1)), TOTAL]
 
 
-@pytest.mark.parametrize("name", ["adafactor", "adamw"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", range(8))
 def test_an_update_does_not_depend_on_where_tensors_are_cut(name: str, seed: int) -> None:
     start = random_values(100)
@@ -290,7 +355,7 @@ def test_factors_are_equal_on_all_ranks() -> None:
             assert torch.equal(value, first[path])
 
 
-@pytest.mark.parametrize("name", ["adafactor", "adamw"])
+@pytest.mark.parametrize("name", NAMES)
 def test_state_moves_between_any_two_cuts(name: str) -> None:
     start = random_values(100)
     expected, _ = step_whole(name, range(6), start)
@@ -300,8 +365,58 @@ def test_state_moves_between_any_two_cuts(name: str) -> None:
         torch.testing.assert_close(value, expected[key], rtol=2e-6, atol=2e-6)
 
 
+FROZEN = frozenset({"query", "norm", "one", "output"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_parameters_and_their_state_stay_and_the_others_do_not_notice(name: str) -> None:
+    start = random_values(100)
+    before, state = step_whole(name, range(3), start)
+    plain, plain_state = step_whole(name, range(3, 5), before, state)
+    frozen, frozen_state = step_whole(name, range(3, 5), before, state, FROZEN)
+    for key in SHAPES:
+        kept = key in FROZEN
+        assert torch.equal(frozen[key], before[key] if kept else plain[key]), key
+        for kind, value in (state if kept else plain_state)[key].items():
+            assert torch.equal(frozen_state[key][kind], value), (key, kind)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_freezing_does_not_depend_on_where_tensors_are_cut(name: str, seed: int) -> None:
+    before, state = step_whole(name, range(3), random_values(100))
+    expected, _ = step_whole(name, range(3, 6), before, state, FROZEN)
+    layouts, optimizers = step_cut(name, range(3, 6), before, random_edges(2 + seed, seed), state, FROZEN)
+    for key, value in assembled(layouts).items():
+        torch.testing.assert_close(value, expected[key], rtol=2e-6, atol=2e-6)
+        assert key not in FROZEN or torch.equal(value, before[key])
+    squares = sum(
+        float(value.double().square().sum()) for key, value in gradients_of_step(5).items() if key not in FROZEN
+    )
+    for optimizer in optimizers:
+        assert optimizer.gradient_norm == pytest.approx(math.sqrt(squares), rel=1e-5)
+
+
+def test_a_parameter_that_is_frozen_at_first_begins_as_adamw_begins() -> None:
+    """Its first moments are corrected for one update, not for as many as the others had."""
+    pairs = [[torch.nn.Parameter(torch.ones(3)) for _ in range(2)] for _ in range(2)]
+    ours = create_optimizer(OptimizerSettings("adamw"), pairs[0])
+    theirs = torch.optim.AdamW(pairs[1], lr=1e-3, weight_decay=0.0)
+    for step in range(6):
+        ours.frozen = frozenset({"1"} if step < 4 else ())
+        for weights in pairs:
+            for weight in weights:
+                weight.grad = torch.arange(3.0) - step
+        if step < 4:
+            pairs[1][1].grad = None
+        ours.step()
+        theirs.step()
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
 def test_padding_of_a_partition_stays_zero() -> None:
-    for name in ("adafactor", "adamw"):
+    for name in NAMES:
         layouts, _ = step_cut(name, range(2), random_values(100), random_edges(2, 3))
         assert not any(layout.holders[0][-3:].any() for layout in layouts)
 
