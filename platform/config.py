@@ -1,7 +1,6 @@
-"""The one tree of settings: recipes in YAML with `extends`, dotted overrides, and what each key may change.
+"""The one tree of settings, and what each key may change. Recipes are written in its shape: see `recipe_files`.
 
-A recipe is a short YAML file in the shape of `Config`; `extends: NAME` starts from another one. Every key is marked
-with its effect on a run that exists already:
+Every key is marked with its effect on a run that exists already:
 
     stream        changes which rows the run sees: another run, or a fork
     mathematics   changes what is computed from them: another run, or a fork
@@ -16,16 +15,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import xxhash
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mixtura.platform.errors import ConfigError, UnknownNameError
-from mixtura.platform.yaml_files import files_by_split, read_task_file, read_yaml
+from mixtura.platform.errors import ConfigError
+from mixtura.platform.yaml_files import files_by_split
 
 
 class Effect(StrEnum):
@@ -40,7 +37,7 @@ STREAM, MATHEMATICS, FREE = Effect.STREAM, Effect.MATHEMATICS, Effect.FREE
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Section(BaseModel):
@@ -66,7 +63,7 @@ class RunSection(Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str | None) -> str | None:
-        if value is not None and not _RUN_NAME.fullmatch(value):
+        if value is not None and not RUN_NAME.fullmatch(value):
             raise ValueError("a run's name is letters, digits, '.', '_' and '-', and begins with a letter or a digit")
         return value
 
@@ -79,10 +76,19 @@ class RunSection(Section):
 
 
 class ModelSection(Section):
-    """The T5 to train: a published size by name, single numbers of it changed, or all numbers given."""
+    """The model to train: one to start from; or a published size, single numbers of it changed, or all given."""
 
+    start: Annotated[str | None, MATHEMATICS] = Field(default=None, alias="from")
+    """Weights to begin with, and with them shape and vocabulary: a Hugging Face id or directory, `RUN@step`,
+    `models:/NAME@alias`, a checkpoint file of t5x. The optimizer begins anew; `run.from` takes its state along."""
+    resolved: Annotated[str | None, FREE] = None
+    """What `from` was found to be when the run began, filled in: a place, and the commit or digest of what was there.
+    The run goes on with it, whatever `RUN@last` or an alias means later."""
+    architecture: Annotated[Literal["encoder_decoder", "shared", "prefix_lm", "lm"] | None, MATHEMATICS] = None
+    """The paper's section 3.2: two stacks (if not given), two stacks with the same weights, or one stack that reads
+    inputs and targets in one row, with full attention over the inputs or looking back only."""
     size: Annotated[str | None, MATHEMATICS] = None
-    """`small`, `base`, ... `11B` are T5 1.0; `v1_1_small`, ... `v1_1_xxl` are T5 1.1."""
+    """`small`, `base`, ... `11B` are T5 1.0; `v1_1-small`, ... `v1_1-xxl` are T5 1.1."""
     d_model: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
     d_kv: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
     d_ff: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
@@ -90,14 +96,24 @@ class ModelSection(Section):
     num_layers: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
     num_decoder_layers: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
     """As many as `num_layers` if not given."""
+    embedding_rows: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    """As many as the vocabulary has ids, rounded up to 128, if not given."""
     feed_forward: Annotated[Literal["relu", "gated-gelu"] | None, MATHEMATICS] = None
     """`relu` is T5 1.0, `gated-gelu` is T5 1.1."""
     tie_embeddings: Annotated[bool | None, MATHEMATICS] = None
     """Whether the logits use the embedding (T5 1.0) or a matrix of their own (T5 1.1)."""
     dropout_rate: Annotated[float | None, MATHEMATICS] = Field(default=None, ge=0, lt=1)
     """0.1 in T5 1.0; T5 1.1 was pre-trained at 0."""
-    attention: Annotated[Literal["sdpa", "eager"], FREE] = "sdpa"
-    """How attention is computed; both give the same numbers."""
+    dropout_over_length: Annotated[Literal["shared", "independent"], MATHEMATICS] = "shared"
+    """One dropout mask for all positions of a row, as the original code; or one for each position, as is usual."""
+    adapter_size: Annotated[int | None, MATHEMATICS] = Field(default=None, gt=0)
+    """Inner size of an adapter after every feed-forward sublayer (section 3.5.1); then only these and norms train."""
+    attention: Annotated[Literal["sdpa", "eager", "flex"], FREE] = "sdpa"
+    """How attention is computed; all give the same numbers. `flex` needs a GPU to train on."""
+    compile: Annotated[bool, FREE] = False
+    """Compile each layer with torch.compile, at ZeRO stages 0 to 2; the first step then takes a minute or two."""
+    activation_checkpointing: Annotated[bool, FREE] = False
+    """Keep only each layer's input and compute the layer again in the backward pass: less memory, a third more work."""
 
 
 class VocabularySection(Section):
@@ -192,8 +208,9 @@ class DataSection(Section):
     decoder_row: Annotated[int | Literal["measured"] | None, STREAM] = None
     """Decoder positions of a packed row, where tasks with short targets would leave most of `targets_length` empty:
     a number, or `measured`, which takes the length that costs the fewest positions for each example and trims none."""
-    features: Annotated[Literal["encoder_decoder", "prefix_lm", "lm"], STREAM] = "encoder_decoder"
-    """What rows are made for: an encoder and a decoder, or one stack that reads inputs and targets in one row."""
+    loss_on: Annotated[Literal["targets", "all"] | None, STREAM] = None
+    """Which tokens of a row of a single stack count: if not given, a prefix LM's targets, and a language model's whole
+    text, as in the originals."""
     chunks: Annotated[Literal["contiguous", "original"], STREAM] = "contiguous"
     """How unsupervised text is cut: a shard's text in order; or as the original code, 128 documents at a time with
     their short tails, and each document by itself for the objectives that do not concatenate."""
@@ -249,10 +266,15 @@ class DataSection(Section):
 
 
 class OptimizerSection(Section):
-    """The optimizer; both are exact under ZeRO."""
+    """The optimizer; all are exact under ZeRO."""
 
-    name: Annotated[Literal["adafactor", "adamw"], MATHEMATICS] = "adafactor"
+    name: Annotated[Literal["adafactor", "adamw", "adamw_rms"], MATHEMATICS] = "adafactor"
+    """`adamw_rms` is AdamW whose rate is multiplied by each matrix's root mean square, as Adafactor's is."""
     weight_decay: Annotated[float, MATHEMATICS] = Field(default=0.0, ge=0)
+    beta1: Annotated[float, MATHEMATICS] = Field(default=0.9, ge=0, lt=1)
+    """AdamW's only, as are the next two."""
+    beta2: Annotated[float, MATHEMATICS] = Field(default=0.999, ge=0, lt=1)
+    epsilon: Annotated[float, MATHEMATICS] = Field(default=1e-8, gt=0)
     clip_gradient_norm: Annotated[float | None, MATHEMATICS] = Field(default=None, gt=0)
     """Off unless asked for: T5 does not clip by the global norm."""
 
@@ -260,10 +282,39 @@ class OptimizerSection(Section):
 class ScheduleSection(Section):
     """The learning rate of a step (paper, section 3.1.2)."""
 
-    name: Annotated[Literal["inverse_square_root", "constant"], MATHEMATICS] = "inverse_square_root"
-    """`factor / sqrt(max(step, warmup_steps))`, or `factor` throughout."""
-    warmup_steps: Annotated[int, MATHEMATICS] = Field(default=10_000, ge=1)
+    name: Annotated[
+        Literal["inverse_square_root", "constant", "slanted_triangular", "linear", "cosine"], MATHEMATICS
+    ] = "inverse_square_root"
+    """`factor / sqrt(max(step, warmup_steps))`, or `factor` throughout; or, over `steps`, up and down in a triangle
+    (Howard and Ruder 2018), or after a warm-up down to `final_factor`, in a line or along a cosine."""
+    warmup_steps: Annotated[int, MATHEMATICS] = Field(default=10_000, ge=0)
     factor: Annotated[float, MATHEMATICS] = Field(default=1.0, gt=0)
+    """The largest rate of all but `inverse_square_root`."""
+    steps: Annotated[int | None, MATHEMATICS] = Field(default=None, ge=1)
+    """Steps until the rate of `slanted_triangular`, `linear` and `cosine` has come down; needed for these."""
+    final_factor: Annotated[float, MATHEMATICS] = Field(default=0.0, ge=0)
+    """The rate at which `linear` and `cosine` end."""
+    cut: Annotated[float, MATHEMATICS] = Field(default=0.1, gt=0, lt=1)
+    """Share of the steps in which `slanted_triangular` rises."""
+    ratio: Annotated[float, MATHEMATICS] = Field(default=32.0, gt=1)
+    """How much smaller than the largest the smallest rate of `slanted_triangular` is."""
+
+    @model_validator(mode="after")
+    def _horizon_is_given(self) -> Self:
+        falls = self.name in {"slanted_triangular", "linear", "cosine"}
+        if falls and self.steps is None:
+            raise ValueError(
+                f"{self.name} comes down over schedule.steps, which is not given: set it (training.steps, which may "
+                "grow later, does not change the rate of any step)"
+            )
+        if self.name == "inverse_square_root" and self.warmup_steps < 1:
+            raise ValueError("inverse_square_root needs schedule.warmup_steps of at least 1")
+        if falls and self.steps is not None and self.name != "slanted_triangular" and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps is {self.warmup_steps}, but the rate has to come down by step {self.steps}: "
+                "set it lower (0 for none)"
+            )
+        return self
 
 
 class TrainingSection(Section):
@@ -279,12 +330,30 @@ class TrainingSection(Section):
     """bf16 keeps fp32 master weights; fp16 overflows in T5 and is refused."""
     z_loss: Annotated[float, MATHEMATICS] = Field(default=1e-4, ge=0)
     label_smoothing: Annotated[float, MATHEMATICS] = Field(default=0.0, ge=0, lt=1)
-    normalizer: Annotated[Literal["target_tokens", "padded_targets"], MATHEMATICS] = "target_tokens"
-    """The loss is divided by the real target tokens of the global batch, or by its padded size as the original."""
-    zero_stage: Annotated[Literal[0, 1, 2], FREE] = 1
-    """What DeepSpeed divides among the workers: nothing, optimizer state, gradients too."""
+    normalizer: Annotated[Literal["target_tokens", "padded_targets", "constant"], MATHEMATICS] = "target_tokens"
+    """The loss is divided by the real target tokens of the global batch, by its padded size as the original, or by
+    `normalizer_constant` as T5X's fine-tuning."""
+    normalizer_constant: Annotated[float | None, MATHEMATICS] = Field(default=None, gt=0)
+    """233,472 = 2,048 x 114 in T5X's fine-tuning of the paper's checkpoints; 1 is T5X's plain sum."""
+    unfreeze_every: Annotated[int | None, MATHEMATICS] = Field(default=None, ge=1)
+    """Gradual unfreezing (section 3.5.1): at first the top layer of both stacks trains, and one more below it every so
+    many steps; embeddings, norms above the layers and position biases train always."""
+    gradient_norms_every: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """Steps between two measurements of the gradient's norm for each task alone, which costs a forward and backward
+    pass for every task; at ZeRO stages 0 to 2; off if not given."""
+    zero_stage: Annotated[Literal[0, 1, 2, 3], FREE] = 1
+    """What DeepSpeed divides among the workers: nothing, optimizer state, gradients too, weights too."""
     deepspeed: Annotated[dict[str, Any], FREE] = Field(default_factory=dict)
     """Other DeepSpeed settings, passed through; what would change T5's mathematics is refused."""
+
+    @model_validator(mode="after")
+    def _constant_is_given(self) -> Self:
+        if (self.normalizer == "constant") != (self.normalizer_constant is not None):
+            raise ValueError(
+                f"normalizer is {self.normalizer} and normalizer_constant {self.normalizer_constant}: "
+                "training.normalizer=constant and its number go together"
+            )
+        return self
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -308,6 +377,16 @@ class ExecutorSection(Section):
     """A running Ray cluster; if not given, the one this job is in, otherwise one of its own on this machine."""
     max_failures: Annotated[int, FREE] = Field(default=3, ge=0)
     """How often a run is taken up again by itself after a worker died."""
+    hang_after: Annotated[str | None, FREE] = "30m"
+    """A step that takes longer than this is a hang: the stacks of all ranks are written and the attempt ends as failed;
+    null waits for ever."""
+
+    @field_validator("hang_after")
+    @classmethod
+    def _hang_after_is_a_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration_s(value)
+        return value
 
 
 class CheckpointsSection(Section):
@@ -317,6 +396,8 @@ class CheckpointsSection(Section):
     """Steps between two checkpoints; the last step is always saved."""
     keep: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """Newest checkpoints to keep beside the best ones and the promoted ones; all if not given."""
+    keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """Beside those, keep the checkpoints of steps that this number divides."""
 
 
 class EvaluationSection(Section):
@@ -328,6 +409,10 @@ class EvaluationSection(Section):
     """At most so many validation examples of a task for each checkpoint; the test split is always whole."""
     decode_length: Annotated[int, FREE] = Field(default=128, ge=1)
     """Most tokens of an answer."""
+    beams: Annotated[int, FREE] = Field(default=1, ge=1)
+    """Answers looked at side by side; 1 is greedy. The paper's final results have 4 for summaries and translations."""
+    length_penalty: Annotated[float, FREE] = Field(default=0.6, ge=0)
+    """alpha of `((5 + length) / 6)^alpha`, which beam search divides an answer's log-probability by."""
     batch_tokens: Annotated[int, FREE] = Field(default=8192, ge=128)
     """Encoder positions decoded together; results do not depend on it."""
     test: Annotated[bool, FREE] = True
@@ -393,12 +478,45 @@ class Config(Section):
                 f"data.lanes is {lanes}, which does not divide training.global_batch_size {rows}: "
                 f"set one of them so that it does, for example data.lanes={_largest_divisor(rows, lanes)}"
             )
+        if self.data.loss_on is not None and self.model.architecture not in {"prefix_lm", "lm"}:
+            raise ValueError(
+                "data.loss_on is for models of one stack, but model.architecture is "
+                f"{self.model.architecture or 'encoder_decoder'}: leave it out"
+            )
+        if self.model.compile and self.training.zero_stage == 3:
+            raise ValueError(
+                "model.compile is for training.zero_stage 0 to 2: at stage 3 weights come and go within a layer; "
+                "leave one of them out"
+            )
+        if self.training.gradient_norms_every is not None and self.training.zero_stage == 3:
+            raise ValueError(
+                "training.gradient_norms_every needs whole weights on every worker, but training.zero_stage is 3: "
+                "use stage 0 to 2, or leave it out"
+            )
+        if self.model.attention == "flex" and self.executor.kind == "ray" and not self.executor.gpus_per_worker:
+            raise ValueError(
+                "model.attention is flex, which needs a GPU to train on, but executor.gpus_per_worker is 0: "
+                "set it to 1, or model.attention to sdpa"
+            )
+        if self.training.unfreeze_every is not None and self.model.adapter_size is not None:
+            raise ValueError("training.unfreeze_every and model.adapter_size both say what trains: give one of them")
+        if self.model.start is not None and self.run.fork is not None:
+            raise ValueError(
+                f"model.from ({self.model.start}) begins with weights and a new optimizer, run.from ({self.run.fork}) "
+                "with weights and the optimizer's state: give one of them"
+            )
         if self.executor.workers > lanes:
             raise ValueError(
                 f"executor.workers is {self.executor.workers}, but there are only {lanes} lanes to share: "
                 f"use at most {lanes} workers, or raise data.lanes (that makes another stream)"
             )
         return self
+
+    @property
+    def features(self) -> Literal["encoder_decoder", "prefix_lm", "lm"]:
+        """The kind of rows that the architecture reads."""
+        kind = self.model.architecture
+        return "encoder_decoder" if kind is None or kind == "shared" else kind
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a recipe would give them."""
@@ -473,135 +591,6 @@ def changes(old: Config, new: Config) -> list[tuple[str, Effect, Any, Any]]:
         for path in {**before, **after}
         if before.get(path) != after.get(path)
     ]
-
-
-# ---- recipes ---------------------------------------------------------------------------------------------------------
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("mixtura.platform") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def recipe_name(recipe: str) -> str:
-    """The name that a run of this recipe has by default.
-
-    >>> recipe_name("quickstart"), recipe_name("recipes/mine.yaml")
-    ('quickstart', 'mine')
-    """
-    return Path(recipe).stem if is_file(recipe) else recipe
-
-
-def is_file(recipe: str) -> bool:
-    """Whether a recipe argument names a file rather than a packaged recipe."""
-    return "/" in recipe or recipe.endswith((".yaml", ".yml"))
-
-
-def _read_recipe(recipe: str, beside: Path | None = None) -> tuple[dict[str, Any], Path | None]:
-    if is_file(recipe):
-        path = Path(recipe) if beside is None else beside / recipe
-        if not path.is_file():
-            raise ConfigError(f"recipe {recipe!r} is a file by its name, but {path} is not there")
-        text, folder = path.read_bytes(), path.parent
-    else:
-        if recipe not in recipe_names():
-            raise UnknownNameError("recipe", recipe, recipe_names(), where=" (a file needs a slash or .yaml)")
-        text, folder = (resources.files("mixtura.platform") / "recipes" / f"{recipe}.yaml").read_bytes(), None
-    values = read_yaml(text, f"recipe {recipe!r}")
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {recipe!r} holds {type(values).__name__}; a recipe is a mapping of sections")
-    return values, folder
-
-
-def _resolve(recipe: str, beside: Path | None = None, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    if recipe in seen:
-        raise ConfigError(f"recipes extend each other in a circle: {' -> '.join((*seen, recipe))}")
-    values, folder = _read_recipe(recipe, beside)
-    parent = values.pop("extends", None)
-    values = _tasks_by_name(values, folder or Path())
-    if parent is None:
-        return values
-    return merged(_resolve(str(parent), folder, (*seen, recipe)), values)
-
-
-def _tasks_by_name(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Tasks as a mapping by name, so that a variant or an override can speak of one of them: a bare list becomes one,
-    and the path of a task file becomes the task's name with its definition."""
-    mixture = values.get("mixture")
-    given = mixture.get("tasks") if isinstance(mixture, Mapping) else None
-    if not isinstance(given, list | Mapping):
-        return values
-    named = given.items() if isinstance(given, Mapping) else [(name, None) for name in given]
-    tasks: dict[str, Any] = {}
-    for name, own in named:
-        key, value = _task_of_file(str(name), own, folder) if is_file(str(name)) else (str(name), own)
-        if key in tasks:
-            raise ConfigError(f"mixture.tasks has {key!r} twice: give one of them another name, or leave it out")
-        tasks[key] = {} if value is None else value
-    whole = tasks if isinstance(given, Mapping) else _Whole(tasks)
-    return {**values, "mixture": {**values["mixture"], "tasks": whole}}
-
-
-class _Whole(dict[str, Any]):
-    """A mapping that was written as a list, and so replaces what it is merged over."""
-
-
-def _task_of_file(path: str, own: Any, folder: Path) -> tuple[str, dict[str, Any]]:
-    if own is not None and not isinstance(own, Mapping):
-        raise ConfigError(f"mixture.tasks: {path!r} is given {own!r}; write keys below it, for example {{weight: 2}}")
-    definition, files = read_task_file(folder / Path(path).expanduser())
-    return str(definition["name"]), {"files": files, **(own or {}), "definition": definition}
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings joined key by key, `over` winning; lists and plain values are replaced whole.
-
-    >>> merged({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
-    {'a': {'x': 1, 'y': 3}}
-    """
-    result = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and not isinstance(value, _Whole)
-        result[key] = merged(result[key], value) if both else value
-    return result
-
-
-def _override(text: str) -> dict[str, Any]:
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"override {text!r} has no value: write key=value, for example training.steps=500")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of override {text!r} is not YAML: {error}") from None
-    nested: Any = parsed
-    for part in reversed(path.split(".")):
-        nested = {part: nested}
-    return dict(nested)
-
-
-def override_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """What dotted overrides say, as a recipe would say it.
-
-    >>> override_values(["training.steps=500", "training.z_loss=0"])
-    {'training': {'steps': 500, 'z_loss': 0}}
-    """
-    values: dict[str, Any] = {}
-    for text in overrides:
-        values = merged(values, _override(text))
-    return values
-
-
-def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
-    """The whole tree of a recipe with dotted overrides applied, checked.
-
-    Raises ConfigError or UnknownNameError that names every wrong key, what was found there and what would be right.
-    """
-    values = _resolve(recipe)
-    for text in overrides:
-        values = merged(values, _tasks_by_name(_override(text), Path()))
-    return validated(values, where=f"recipe {recipe!r}")
 
 
 def validated(values: Mapping[str, Any], where: str) -> Config:

@@ -1,49 +1,46 @@
-"""The packaged recipes of the paper's mixtures."""
+"""The packaged recipes: each describes runs that can be had, and says in a line what it is."""
 
 from __future__ import annotations
 
 import pytest
 
-from mixtura.platform import config
-from mixtura.platform.config import recipe_names
+from mixtura.platform.orchestration.assemble import model_config
+from mixtura.platform.orchestration.phases import refuse_differing
+from mixtura.platform.orchestration.tasks import expanded
+from mixtura.platform.recipe_files import Phase, description, load, load_phases, recipe_names
 from mixtura.tasks.mixtures import MIXTURES
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_packaged_recipe_describes_a_run(name: str) -> None:
-    assert config.load(name).mixture.tasks
+def test_every_packaged_recipe_describes_runs_of_known_tasks_and_models(name: str) -> None:
+    runs = [Phase(run.name, expanded(run.config)) for run in load_phases(name)]
+    for run in runs:
+        assert run.config.mixture.tasks
+        assert model_config(run.config.model, embedding_rows=128)
+    refuse_differing(runs)
 
 
-def test_paper_multitask_is_the_papers_regime() -> None:
-    found = config.load("paper_multitask")
-    assert list(found.mixture.tasks) == ["paper_multitask"]
-    assert (found.mixture.rates, found.mixture.maximum, found.mixture.temperature) == ("paper", 2**19, 1.0)
-    assert found.training.steps == 2**19 + 2**18
-    assert (found.training.global_batch_size, found.data.inputs_length, found.checkpoints.every) == (128, 512, 5000)
-    assert (found.model.size, found.schedule.name, found.schedule.warmup_steps) == (
-        "base",
-        "inverse_square_root",
-        10_000,
-    )
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_says_in_a_line_what_it_is(name: str) -> None:
+    said = description(name)
+    assert 10 < len(said) <= 120
+    assert said.endswith(".")
 
 
-def test_supervised_training_has_no_c4_and_the_same_regime() -> None:
-    multitask, supervised = config.load("paper_multitask"), config.load("paper_supervised")
-    changed = {path.split(".")[1] for path, _, _, _ in config.changes(multitask, supervised)}
-    assert list(supervised.mixture.tasks) == ["paper_supervised"]
-    assert supervised.training.steps == 2**19
-    assert changed == {"tasks", "steps"}
+def test_descriptions_tell_recipes_apart() -> None:
+    said = [description(name) for name in recipe_names()]
+    assert len(set(said)) == len(said)
 
 
 @pytest.mark.parametrize("name", [mixture.name for mixture in MIXTURES if mixture.name.startswith("leave_one_out")])
-def test_leave_one_out_is_an_override(name: str) -> None:
-    found = config.load("paper_supervised", [f"mixture.tasks=[{name}]"])
+def test_named_mixtures_are_an_override(name: str) -> None:
+    found = load("paper/multitask", [f"mixture.tasks=[{name}]"])
     assert list(found.mixture.tasks) == [name]
     assert found.mixture.rates == "paper"
 
 
 def test_a_size_can_be_said_of_a_task_inside_a_mixture() -> None:
-    found = config.load("paper_multitask", ["mixture.maximum=null", "mixture.tasks.c4={weight: 0, size: 2620000}"])
+    given = ["mixture.tasks=[paper_multitask]", "mixture.tasks.c4={weight: 0, size: 2620000}"]
+    found = load("paper/multitask", given)
     assert list(found.mixture.tasks) == ["paper_multitask", "c4"]
     assert found.mixture.tasks["c4"].size == 2_620_000
-    assert found.mixture.maximum is None
