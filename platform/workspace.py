@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,9 +61,18 @@ class Run:
         return self.path / "predictions"
 
     @property
+    def stop_sign(self) -> Path:
+        """A file that asks the run to save and end after the step that it is in."""
+        return self.path / "stop"
+
+    @property
     def losses_plot(self) -> Path:
         """A picture of the training losses by task."""
         return self.path / "losses.png"
+
+    def ask_to_stop(self, why: str) -> None:
+        """Put the stop sign up."""
+        self.stop_sign.write_text(f"{why}\n")
 
     def exists(self) -> bool:
         """Whether a run of this name was ever started."""
@@ -99,6 +109,23 @@ class Run:
         write_bytes_atomically(self.path / "config.yaml", config.to_yaml().encode())
         self.set_status("running", kind=kind, recipe=recipe, identity=config.identity(), attempts=attempt)
         return attempt
+
+    def begins_anew(self, config: Config) -> bool:
+        """Whether there is nothing to go on with and another configuration: it was begun, and has no checkpoint yet."""
+        if not self.exists() or self.facts().get("kind", "train") != "train":
+            return False
+        saved = any(self.checkpoints.glob(f"{CHECKPOINT_PREFIX}*/manifest.json"))
+        before = self.config()
+        return not saved and (before.identity(), before.model.resolved) != (config.identity(), config.model.resolved)
+
+    def clear(self) -> None:
+        """Remove all that earlier attempts left, so that the next one is the first."""
+        (self.path / "run.json").unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not path.name.endswith(".lock"):
+                path.unlink()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -171,25 +198,3 @@ def workspace(root: str) -> Workspace:
 def in_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "runtime_resources/working_dir_files" in str(Path.cwd())
-
-
-@dataclass(frozen=True)
-class CheckpointName:
-    """A checkpoint as people write it: a folder, or `RUN@WHICH` with a step, `last` or `best`."""
-
-    run: str
-    which: str
-
-
-def parse_checkpoint(text: str) -> Path | CheckpointName:
-    """A folder where there is one of that name, otherwise `RUN@WHICH`.
-
-    >>> parse_checkpoint("quickstart@best")
-    CheckpointName(run='quickstart', which='best')
-    """
-    run, at, which = text.rpartition("@")
-    if Path(text).is_dir():
-        return Path(text)
-    if not at or not run or not which:
-        raise RequestError(f"{text!r} names no checkpoint: give a folder that exists, or RUN@STEP, RUN@last, RUN@best")
-    return CheckpointName(run, which)

@@ -59,14 +59,27 @@ def tiny() -> list[str]:
 @pytest.fixture(scope="session")
 def workspace_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with the vocabulary and the token caches of the tiny quickstart, made once."""
-    from mixtura.platform import config
+    from mixtura.platform import recipe_files
     from mixtura.platform.orchestration.prepare import map_inline, prepare
     from mixtura.platform.orchestration.reporter import SilentReporter
     from mixtura.platform.workspace import workspace
 
     root = tmp_path_factory.mktemp("workspace") / "runs"
-    prepare(config.load("quickstart", TINY), workspace(str(root)), map_inline, SilentReporter())
+    prepare(recipe_files.load("quickstart", TINY), workspace(str(root)), map_inline, SilentReporter())
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_vocabulary(workspace_root: Path) -> Path:
+    """The vocabulary of the tiny quickstart, of 600 ids."""
+    from mixtura.platform.orchestration.prepare import prepare_vocabulary
+    from mixtura.platform.orchestration.reporter import SilentReporter
+    from mixtura.platform.orchestration.tasks import load_recipe, tasks_of
+    from mixtura.platform.workspace import workspace
+
+    config = load_recipe("quickstart", TINY)
+    tasks = list(tasks_of(config).values())
+    return prepare_vocabulary(config, workspace(str(workspace_root)), tasks, SilentReporter()).path
 
 
 @pytest.fixture

@@ -27,5 +27,7 @@ def test_examples_in_docstrings_hold(name: str) -> None:
 
 def test_examples_are_found() -> None:
     finder = doctest.DocTestFinder()
-    found = [test.name for test in finder.find(importlib.import_module("mixtura.platform.config")) if test.examples]
-    assert "mixtura.platform.config.merged" in found
+    found = [
+        test.name for test in finder.find(importlib.import_module("mixtura.platform.recipe_files")) if test.examples
+    ]
+    assert "mixtura.platform.recipe_files.merged" in found

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mixtura.platform.config import Config, MixtureTask, leaves, load
+from mixtura.platform.config import Config, MixtureTask, leaves
+from mixtura.platform.recipe_files import load
 from mixtura.tasks import get_task, task_names
 
 

@@ -22,8 +22,8 @@ HOMES = {
     "pickle": (),
     "cloudpickle": (),
 }
-# What a room may import of the others, beside the roots (config, errors, files, random_bits, workspace).
-ROOTS = {"config", "errors", "files", "random_bits", "workspace", "yaml_files"}
+# What a room may import of the others, beside the roots (the single files of platform/).
+ROOTS = {"config", "errors", "files", "random_bits", "recipe_files", "workspace", "yaml_files"}
 MAY_IMPORT = {
     "models": {"models"},
     "platform/data": {"platform/data"},

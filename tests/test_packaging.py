@@ -41,7 +41,8 @@ def names(wheel: Path) -> set[str]:
 def test_the_wheel_holds_every_source_and_recipe(names: set[str]) -> None:
     sources = [path for room in ("platform", "tasks", "models") for path in (REPOSITORY / room).rglob("*.py")]
     wanted = {f"mixtura/{path.relative_to(REPOSITORY).as_posix()}" for path in sources}
-    wanted |= {f"mixtura/platform/recipes/{path.name}" for path in (REPOSITORY / "platform/recipes").glob("*.yaml")}
+    recipes = (REPOSITORY / "platform/recipes").rglob("*.yaml")
+    wanted |= {f"mixtura/{path.relative_to(REPOSITORY).as_posix()}" for path in recipes}
     wanted |= {"mixtura/__init__.py", "mixtura/__main__.py", "mixtura/py.typed"}
     assert wanted <= names
 
@@ -59,7 +60,7 @@ def test_the_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: P
     subprocess.run(command, check=True, capture_output=True)
     code = (
         "import mixtura, mixtura.models.t5, mixtura.platform.data.mixture, mixtura.tasks, platform\n"
-        "from mixtura.platform.config import load, recipe_names\n"
+        "from mixtura.platform.recipe_files import load, recipe_names\n"
         "print(mixtura.__file__, platform.system(), recipe_names(), load('quickstart').training.steps > 0)"
     )
     environment = {**os.environ, "PYTHONPATH": str(target)}

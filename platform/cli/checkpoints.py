@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixtura.platform.cli.arguments import AsJson, Root
+from mixtura.platform.cli.arguments import AsJson, Checkpoint, Root
 
-app = typer.Typer(help="Checkpoints of runs.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from mixtura.platform.orchestration.model_folder import ModelFolder
+
+app = typer.Typer(help="Checkpoints of runs, and models of others.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -55,3 +59,62 @@ def pick(
         print_json(rows[0])
     else:
         print_lines(f"{run}@{rows[0]['step']}", str(path))
+
+
+@app.command("export")
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to be made.")],
+    root: Root = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Copy what transformers needs of a checkpoint into a folder, without optimizer and state.
+
+    Example: mixtura checkpoints export quickstart@best ./quickstart-best
+    """
+    from mixtura.platform.orchestration.model_folder import export_checkpoint as export
+    from mixtura.platform.workspace import workspace
+
+    found = export(workspace(root), checkpoint, directory)
+    _print_folder(found, [f'transformers: T5ForConditionalGeneration.from_pretrained("{found.path}")'], as_json=as_json)
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        str, typer.Argument(help="OWNER/NAME of the hub, a Hugging Face folder, or a checkpoint file of t5x.")
+    ],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to be made.")],
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="The SentencePiece model of a source that has none beside it.")
+    ] = None,
+    root: Root = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Make a folder of ours from a model of others, in fp32 and with its vocabulary.
+
+    Training from it needs no import: `model.from` takes the same sources.
+
+    Example: mixtura checkpoints import google/t5-v1_1-small ./t5-v1_1-small
+    """
+    from mixtura.platform.orchestration.model_folder import import_model as import_
+    from mixtura.platform.workspace import workspace
+
+    found = import_(workspace(root), source, directory, vocabulary)
+    commands = [f'mixtura predict {found.path} "a text"', f"mixtura train RECIPE model.from={found.path}"]
+    _print_folder(found, commands, as_json=as_json)
+
+
+def _print_folder(found: ModelFolder, uses: list[str], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from mixtura.platform.cli.output import print_json, print_lines
+
+    if as_json:
+        values = {"path": str(found.path), "parameters": found.parameters, "was_there": found.was_there}
+        print_json({**values, "config": asdict(found.config), "files": found.sizes})
+        return
+    done = "is there already" if found.was_there else "was written"
+    print_lines(
+        f"{found.path} {done}: {found.parameters:,} parameters, {sum(found.sizes.values()) / 1e6:,.1f} MB", *uses
+    )

@@ -11,7 +11,20 @@ import sys
 
 import typer
 
-from mixtura.platform.cli import checkpoints, mixture, predict, prepare, runs, search, stream, tasks, train, ui
+from mixtura.platform.cli import (
+    checkpoints,
+    mixture,
+    plan,
+    predict,
+    prepare,
+    recipes,
+    runs,
+    search,
+    stream,
+    tasks,
+    train,
+    ui,
+)
 from mixtura.platform.errors import MixturaError
 
 app = typer.Typer(
@@ -23,10 +36,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
 app.command("predict")(predict.predict)
 app.command("search")(search.search)
 app.command("ui")(ui.ui)
+app.add_typer(recipes.app, name="recipes")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(mixture.app, name="mixture")
 app.add_typer(stream.app, name="stream")

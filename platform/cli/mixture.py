@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mixtura.platform.cli.arguments import AsJson, Overrides, Recipe
+from mixtura.platform.cli.arguments import AsJson, Overrides, Phase, Recipe
 
 app = typer.Typer(help="What a mixture means.", no_args_is_help=True)
 
@@ -36,6 +36,7 @@ def list_mixtures(as_json: AsJson = False) -> None:
 def show(
     recipe: Recipe,
     overrides: Overrides = None,
+    phase: Phase = None,
     temperature: Annotated[float | None, typer.Option(help="Try this temperature instead.")] = None,
     maximum: Annotated[int | None, typer.Option(help="Try this cap K on the examples of a task instead.")] = None,
     tokens: Annotated[
@@ -55,6 +56,8 @@ def show(
     from mixtura.platform.cli.output import bar, print_json, print_lines, print_table
     from mixtura.platform.orchestration.mixture import SHARES, benchmark_shares, mixture_of
     from mixtura.platform.orchestration.mixture_chart import plot_mixture, trained_shares
+    from mixtura.platform.orchestration.phases import single
+    from mixtura.platform.orchestration.reporter import SilentReporter
     from mixtura.platform.orchestration.select import newest_state
     from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.workspace import workspace
@@ -62,10 +65,11 @@ def show(
     given = list(overrides or [])
     given += [f"mixture.temperature={temperature}"] if temperature is not None else []
     given += [f"mixture.maximum={maximum}"] if maximum is not None else []
-    tree = load_recipe(recipe, given)
+    read_data = tokens or run is not None
+    tree = single(recipe, given, phase, SilentReporter()) if read_data else load_recipe(recipe, given, phase)
     space = workspace(tree.run.root)
     state = None if run is None else newest_state(space.existing_run(run))
-    rows, notes = mixture_of(tree, space, read_data=tokens or run is not None)
+    rows, notes = mixture_of(tree, space, read_data=read_data)
     if state is not None:
         rows = trained_shares(rows, state)
     title = (
@@ -98,6 +102,7 @@ _HEADS = {"share of examples": "requested"}
 def overlap(
     recipe: Recipe,
     overrides: Overrides = None,
+    phase: Phase = None,
     ngram: Annotated[int, typer.Option(help="Words in a row that must be the same.", min=1)] = 13,
     as_json: AsJson = False,
 ) -> None:
@@ -115,15 +120,15 @@ def overlap(
         readable_samples,
         readable_texts,
     )
+    from mixtura.platform.orchestration.phases import single
     from mixtura.platform.orchestration.prepare import prepare
     from mixtura.platform.orchestration.reporter import SilentReporter
-    from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.orchestration.train import executor_for
     from mixtura.platform.workspace import workspace
 
-    tree = load_recipe(recipe, overrides or [])
-    compared(tree)
     reporter = SilentReporter() if as_json else TerminalReporter()
+    tree = single(recipe, overrides or [], phase, reporter)
+    compared(tree)
     with executor_for(tree) as executor:
         prepared = prepare(tree, workspace(tree.run.root), executor.map_shards, reporter)
         report = check_overlap(tree, prepared, executor.map_shards, reporter, ngram)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixtura.platform.cli.arguments import AsJson, Overrides, Recipe
+from mixtura.platform.cli.arguments import AsJson, Overrides, Phase, Recipe
 
 if TYPE_CHECKING:
-    from mixtura.platform.config import Config
     from mixtura.platform.data.task import Task
     from mixtura.platform.orchestration.show import Shown
 
@@ -21,6 +20,7 @@ app = typer.Typer(help="The mixture stream: what any step sees.", no_args_is_hel
 def show(
     recipe: Recipe,
     overrides: Overrides = None,
+    phase: Phase = None,
     step: Annotated[int | None, typer.Option(help="Show the global batch of this step, from 0.", min=0)] = None,
     block: Annotated[int | None, typer.Option(help="Show this block; immediate, however far.", min=0)] = None,
     fingerprint: Annotated[
@@ -34,9 +34,8 @@ def show(
     Example: mixtura stream show quickstart --step 10 --rows 2
     """
     from mixtura.platform.cli.output import print_json, print_lines, print_table
-    from mixtura.platform.orchestration.tasks import load_recipe
 
-    shown = _opened(load_recipe(recipe, overrides or []), quiet=as_json)
+    shown = _opened(recipe, overrides or [], phase, quiet=as_json)
     if fingerprint is not None:
         hashes = [{"step": at, "fingerprint": text} for at, text in shown.fingerprints(*_range(fingerprint))]
         print_table("Fingerprints of global batches", hashes, as_json=as_json)
@@ -58,11 +57,12 @@ def show(
     print_lines("", f"{min(rows, len(decoded))} of {len(decoded)} rows; --rows N shows more")
 
 
-def _opened(tree: Config, *, quiet: bool) -> Shown:
+def _opened(recipe: str, overrides: list[str], phase: str | None, *, quiet: bool) -> Shown:
     """The stream of a recipe, prepared where it is not yet."""
     from mixtura.platform.cli.progress import TerminalReporter
     from mixtura.platform.data.stream import MixtureStream
     from mixtura.platform.orchestration.mixture import stream_spec
+    from mixtura.platform.orchestration.phases import single
     from mixtura.platform.orchestration.places import copies_of
     from mixtura.platform.orchestration.prepare import map_inline, prepare
     from mixtura.platform.orchestration.reporter import SilentReporter
@@ -70,8 +70,9 @@ def _opened(tree: Config, *, quiet: bool) -> Shown:
     from mixtura.platform.orchestration.tasks import tasks_of
     from mixtura.platform.workspace import workspace
 
-    space = workspace(tree.run.root)
     reporter = SilentReporter() if quiet else TerminalReporter()
+    tree = single(recipe, overrides, phase, reporter)
+    space = workspace(tree.run.root)
     prepared = prepare(tree, space, map_inline, reporter)
     stream = MixtureStream(stream_spec(tree, prepared), copies_of(tree))
     names = {name: functools.partial(_shard_name, task) for name, task in tasks_of(tree).items()}

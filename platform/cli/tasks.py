@@ -177,11 +177,11 @@ def _json_line(value: Any) -> str:
 
 def _task(name: str, root: str | None, files: list[str] | None, options: list[str] | None) -> Task:
     """A registered task, or one from a file, bound to its files and with its options chosen."""
-    from mixtura.platform import config
+    from mixtura.platform.recipe_files import is_path
     from mixtura.platform.yaml_files import files_by_split, read_task_file
     from mixtura.tasks import TaskChoice
 
-    definition, own = read_task_file(Path(name).expanduser()) if config.is_file(name) else (None, {})
+    definition, own = read_task_file(Path(name).expanduser()) if is_path(name) else (None, {})
     given: dict[str, list[str]] = {}
     for split, path in _pairs(files, "--file"):
         given.setdefault(split, []).append(path)

@@ -46,7 +46,7 @@ import numpy.typing as npt
 import xxhash
 
 from mixtura.platform.data.ragged import Int64, Ragged, offsets_of, ranges
-from mixtura.platform.errors import DataError, UnknownNameError
+from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
 
 Int32 = npt.NDArray[np.int32]
 UInt64 = npt.NDArray[np.uint64]
@@ -145,8 +145,12 @@ def _decoder_features(grid: _Grid, segments: Ragged, rows_of_segments: Ragged) -
     }
 
 
-def encoder_decoder_features(rows: PackedRows, inputs_length: int, targets_length: int) -> dict[str, Int32]:
+def encoder_decoder_features(
+    rows: PackedRows, inputs_length: int, targets_length: int, loss_on: str | None = None
+) -> dict[str, Int32]:
     """Eight features; rows of inputs_length for the encoder, of targets_length for the decoder."""
+    if loss_on is not None:
+        raise ConfigError(f"loss_on is {loss_on!r}, which is for rows of one stack: a decoder has targets only")
     if not rows.inputs.lengths.all() or not rows.targets.lengths.all():
         raise DataError("a segment without tokens would put the segments of inputs and targets out of step")
     encoder = _Grid(rows.inputs.lengths, rows.tasks.offsets, inputs_length)
@@ -188,28 +192,33 @@ def _joined_features(rows: PackedRows, inputs_length: int, targets_length: int) 
 
 
 def prefix_lm_features(
-    rows: PackedRows, inputs_length: int, targets_length: int, loss_on_targets_only: bool = True
+    rows: PackedRows, inputs_length: int, targets_length: int, loss_on: str | None = None
 ) -> dict[str, Int32]:
     """Six features; rows of inputs_length + targets_length. An example's inputs are the prefix, and may be empty."""
     grid, features = _joined_features(rows, inputs_length, targets_length)
     positions, widths = features["decoder_positions"], grid.spread(rows.inputs.lengths)
     features["decoder_causal_attention"] = (positions <= widths) * features["decoder_loss_weights"]
-    if loss_on_targets_only:
+    if loss_on != "all":
         features["decoder_loss_weights"] *= positions >= widths
     return features
 
 
-def lm_features(rows: PackedRows, inputs_length: int, targets_length: int) -> dict[str, Int32]:
+def lm_features(
+    rows: PackedRows, inputs_length: int, targets_length: int, loss_on: str | None = None
+) -> dict[str, Int32]:
     """Five features; rows of inputs_length + targets_length. Inputs may be empty: inputs_length is 0 if all are."""
-    return _joined_features(rows, inputs_length, targets_length)[1]
+    grid, features = _joined_features(rows, inputs_length, targets_length)
+    if loss_on == "targets":
+        features["decoder_loss_weights"] *= features["decoder_positions"] >= grid.spread(rows.inputs.lengths)
+    return features
 
 
 @dataclass(frozen=True)
 class Converter:
     """One kind of model input."""
 
-    convert: Callable[[PackedRows, int, int], dict[str, Int32]]
-    """rows, inputs_length, targets_length to features"""
+    convert: Callable[[PackedRows, int, int, str | None], dict[str, Int32]]
+    """rows, inputs_length, targets_length and what the loss is on to features"""
     joined: bool
     """Inputs and targets share one row of inputs_length + targets_length tokens. An example then takes the sum of its
     lengths, and packing has that one limit; else it has a limit for inputs and a limit for targets."""
@@ -229,9 +238,12 @@ def converter(kind: str) -> Converter:
     return CONVERTERS[kind]
 
 
-def features_of(kind: str, rows: PackedRows, inputs_length: int, targets_length: int) -> dict[str, Int32]:
-    """The features of one kind; see the module's docstring."""
-    return converter(kind).convert(rows, inputs_length, targets_length)
+def features_of(
+    kind: str, rows: PackedRows, inputs_length: int, targets_length: int, loss_on: str | None = None
+) -> dict[str, Int32]:
+    """The features of one kind; see the module's docstring. `loss_on` is `targets` or `all` where one stack is not to
+    count what it counts by itself."""
+    return converter(kind).convert(rows, inputs_length, targets_length, loss_on)
 
 
 def row_lengths(kind: str, inputs_length: int, targets_length: int) -> dict[str, int]:

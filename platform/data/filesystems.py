@@ -184,8 +184,8 @@ def _located(uri: str) -> tuple[Any, str]:
     return system, f"{bucket}/{path}".strip("/") if base else path
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What file systems raise; the hub's client lets the errors of its HTTP library out, whose name has changed."""
+def failures() -> tuple[type[Exception], ...]:
+    """What file systems and the hub raise: the hub's client lets its HTTP library's errors out, which has two names."""
     libraries = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
     return (OSError, ValueError, NotImplementedError, *(library.HTTPError for library in libraries))
 
@@ -195,13 +195,13 @@ def _attempt(uri: str, action: Callable[[], T], doing: str = "read") -> T:
     for delay_s in _RETRY_DELAYS_S:
         try:
             return action()
-        except _failures() as error:
+        except failures() as error:
             if not is_uri(uri) or not _is_transient(error):
                 raise _refused(uri, error, doing) from error
             time.sleep(delay_s)
     try:
         return action()
-    except _failures() as error:
+    except failures() as error:
         raise _refused(uri, error, doing) from error
 
 
@@ -417,7 +417,7 @@ class _Resuming(io.RawIOBase):
         try:
             self._file.seek(self._position)
             data: bytes = self._file.read(count)
-        except _failures():
+        except failures():
             self._file = None
             raise
         if not data:

@@ -91,7 +91,7 @@ def to_batch(spec: StreamSpec, step: int, rows: Int64, packed: pa.Table) -> Batc
     """Expand packed rows to features."""
     columns = ragged_columns(packed)
     targets_length = spec.targets_length if spec.joined else spec.row_lengths[1]
-    features = features_of(spec.features, packed_rows(columns), spec.inputs_length, targets_length)
+    features = features_of(spec.features, packed_rows(columns), spec.inputs_length, targets_length, spec.loss_on)
     return Batch(step, features, rows, segment_tasks(columns["tasks"]), count_rows(columns, len(spec.tasks)))
 
 

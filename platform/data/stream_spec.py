@@ -95,6 +95,8 @@ class StreamSpec:
     """decoder positions of a packed row"""
     features: str = "encoder_decoder"
     """what rows are made for, see `features.CONVERTERS`"""
+    loss_on: str | None = None
+    """`targets` or `all` of a row of one stack; what is usual for its features if None"""
     chunks: str = "contiguous"
     """how unsupervised text is cut into pieces, see `pieces`"""
     draws: str = "exact"

@@ -8,6 +8,7 @@
 
 T5's own vocabulary has 32,000 pieces and 100 sentinels: 32,100 usable ids, <extra_id_0> = 32,099, and an embedding of
 32,128 rows, because rows are rounded up to a multiple of 128 (Raffel et al. 2020, section 3.1.1; the released code).
+mT5's has its sentinels among the pieces, in the same order: 250,100 ids, <extra_id_0> = 250,099 (Xue et al. 2021).
 There is no BOS and no byte fallback: characters that were not covered in training become the unknown id, and the
 `nmt_nfkc` normalisation turns newlines and tabs into spaces.
 """
@@ -58,9 +59,10 @@ class Vocabulary:
             self._pieces = SentencePieceProcessor(model_file=str(self.path))
         except RuntimeError as error:
             raise DataError(f"{self.path} is not a SentencePiece model: {error}") from error
-        self.extra_ids = extra_ids
-        self.pieces: int = self._pieces.get_piece_size()
-        self.size = self.pieces + extra_ids
+        self.own_sentinels = self._count_own_sentinels()
+        self.extra_ids = self.own_sentinels or extra_ids
+        self.pieces: int = self._pieces.get_piece_size() - self.own_sentinels
+        self.size = self.pieces + self.extra_ids
         self.embedding_rows = -(-self.size // ROWS_MULTIPLE) * ROWS_MULTIPLE
         self._check_conventions()
 
@@ -81,11 +83,12 @@ class Vocabulary:
         With `marks`, the text's `<extra_id_0>` ... become sentinels. It is off by default, so that text from outside
         cannot put sentinels into training data.
         """
-        if not marks:
-            return list(self._pieces.encode(text))
         ids: list[int] = []
-        for position, part in enumerate(_MARK.split(text)):
-            ids += [self.sentinel(int(part))] if position % 2 else self._pieces.encode(part)
+        for position, part in enumerate(_MARK.split(text) if marks else [text]):
+            if position % 2:
+                ids.append(self.sentinel(int(part)))
+            else:
+                ids += [number if number < self.pieces else self.unk_id for number in self._pieces.encode(part)]
         return ids
 
     def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> Ragged:
@@ -103,8 +106,12 @@ class Vocabulary:
             raise error
         offsets = offsets_of(np.fromiter(map(len, ids), np.int64, len(ids)))
         if as_buffers:
-            return Ragged(np.concatenate(ids), offsets)
-        return Ragged(np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1])), offsets)
+            values = np.concatenate(ids)
+        else:
+            values = np.fromiter(chain.from_iterable(ids), np.int32, int(offsets[-1]))
+        if self.own_sentinels:
+            values = np.where(values < self.pieces, values, self.unk_id).astype(np.int32)
+        return Ragged(values, offsets)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS. Padding is skipped, sentinels print as `<extra_id_0>`, unusable ids as unknown."""
@@ -134,6 +141,15 @@ class Vocabulary:
                 f"numbers 0 to {self.extra_ids - 1}; use shorter inputs or longer spans"
             )
         return self.size - 1 - number
+
+    def _count_own_sentinels(self) -> int:
+        """How many of the last pieces are sentinels: <extra_id_0> is the very last one then."""
+        last = int(self._pieces.get_piece_size()) - 1
+        return next(
+            number
+            for number in range(last + 2)
+            if number > last or self._pieces.id_to_piece(last - number).lstrip("▁") != f"<extra_id_{number}>"
+        )
 
     def _check_conventions(self) -> None:
         found = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
@@ -205,14 +221,15 @@ def write_tokenizer_files(vocabulary: Vocabulary, directory: str | Path) -> list
 
 
 def tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
-    """What tokenizer_config.json says of a vocabulary."""
+    """What tokenizer_config.json says of a vocabulary: of its sentinels those that are not among the pieces."""
+    added = vocabulary.extra_ids - vocabulary.own_sentinels
     return {
         "tokenizer_class": "T5Tokenizer",
         "pad_token": "<pad>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
-        "extra_ids": vocabulary.extra_ids,
-        "additional_special_tokens": [f"<extra_id_{number}>" for number in range(vocabulary.extra_ids)],
+        "extra_ids": added,
+        "additional_special_tokens": [f"<extra_id_{number}>" for number in range(added)],
     }
 
 

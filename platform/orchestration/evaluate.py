@@ -38,7 +38,7 @@ from mixtura.platform.tracking.records import EvaluationResult, EventWriter
 from mixtura.platform.workspace import Run
 
 if TYPE_CHECKING:
-    from mixtura.models.t5 import T5
+    from mixtura.models.t5 import T5, DecoderOnlyT5
 
 
 _FREQUENT_TARGETS = 1000
@@ -60,6 +60,9 @@ class EvaluationJob:
     inputs_length: int
     decode_length: int
     batch_tokens: int
+    beams: int = 1
+    """Answers that beam search looks at side by side; 1 is greedy."""
+    length_penalty: float = 0.6
     limit: int | None = None
     """At most so many examples, chosen by chance and the same for every checkpoint."""
     baselines: bool = False
@@ -78,6 +81,12 @@ class EvaluationJob:
     def name(self) -> str:
         """The task's name."""
         return str(self.task["name"])
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How answers are decoded, kept with each of them."""
+        penalty = {} if self.beams == 1 else {"length_penalty": self.length_penalty}
+        return {"decode_length": self.decode_length, "beams": self.beams, **penalty}
 
 
 def jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[EvaluationJob]:
@@ -124,6 +133,8 @@ def _job(config: Config, prepared: Prepared, name: str, split: str, threads: int
         inputs_length=config.data.inputs_length,
         decode_length=config.evaluation.decode_length,
         batch_tokens=config.evaluation.batch_tokens,
+        beams=config.evaluation.beams,
+        length_penalty=config.evaluation.length_penalty,
         threads=threads,
         copies=asdict(copies_of(config)),
     )
@@ -149,25 +160,25 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
             task,
             job.named,
             examples,
-            greedy(model, job.decode_length),
+            decoding(model, job.decode_length, job.beams, job.length_penalty),
             vocabulary.decode,
-            batch_tokens=job.batch_tokens,
+            batch_tokens=max(1, job.batch_tokens // job.beams),
             baselines=baselines,
         )
     if job.answers:
-        records = [{**record, "decode_length": job.decode_length} for record in result.answers]
+        records = [{**record, **job.asked} for record in result.answers]
         write_bytes_atomically(Path(job.answers), write_answers(replace(result, answers=records)).encode())
     return asdict(replace(result, answers=[]))
 
 
 def _earlier_texts(job: EvaluationJob, count: int) -> list[str] | None:
-    """What the checkpoint answered before, where it was asked exactly these examples for answers as long as now."""
+    """What the checkpoint answered before, where it was asked exactly these examples, and decoded as now."""
     path = Path(job.earlier_answers)
     if not job.earlier_answers or not path.is_file():
         return None
     with open(path, encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    same = len(records) == count and all(record.get("decode_length") == job.decode_length for record in records)
+    same = len(records) == count and all(record.items() >= job.asked.items() for record in records)
     return [str(record["prediction"]) for record in records] if same else None
 
 
@@ -208,15 +219,20 @@ def training_targets(place: str, vocabulary: Vocabulary, copies: Copies | None =
     return texts
 
 
-def greedy(model: T5, decode_length: int) -> Decode:
-    """Greedy decoding with a model, as the evaluator takes it."""
+def decoding(model: T5 | DecoderOnlyT5, decode_length: int, beams: int, length_penalty: float) -> Decode:
+    """Decoding with a model, as the evaluator takes it: greedy with one beam."""
     import torch
 
-    from mixtura.models.t5 import greedy_decode
+    from mixtura.models.t5 import beam_decode
 
     def decode(inputs: np.ndarray[Any, Any]) -> list[list[int]]:
-        rows: list[list[int]] = greedy_decode(
-            model, torch.from_numpy(inputs).long(), max_length=decode_length, eos_id=EOS_ID
+        rows: list[list[int]] = beam_decode(
+            model,
+            torch.from_numpy(inputs).long(),
+            max_length=decode_length,
+            beams=beams,
+            length_penalty=length_penalty,
+            eos_id=EOS_ID,
         ).tolist()
         return rows
 
@@ -224,7 +240,7 @@ def greedy(model: T5, decode_length: int) -> Decode:
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: str) -> tuple[T5, Vocabulary]:
+def _loaded(checkpoint: str) -> tuple[T5 | DecoderOnlyT5, Vocabulary]:
     return assemble.load_model(Path(checkpoint))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mixtura.platform.data.lanes import InlineBlocks
 from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
+from mixtura.platform.orchestration.watchdog import Interruption
 from mixtura.platform.orchestration.worker import Rank, TrainPlan
 
 Job = dict[str, Any]
@@ -68,14 +69,16 @@ class InlineExecutor:
         from mixtura.platform.training.engine import initialize_distributed_single_process
 
         initialize_distributed_single_process()
-        rank = Rank(
-            plan,
-            rank=0,
-            world_size=1,
-            make_blocks=lambda stream, _: InlineBlockSource(stream),
-            evaluate=lambda path, step: evaluation_events(Path(plan.run), path, step, validation, self.evaluate),
-        )
-        return rank.train()
+        with Interruption() as end:
+            rank = Rank(
+                plan,
+                rank=0,
+                world_size=1,
+                make_blocks=lambda stream, _: InlineBlockSource(stream),
+                evaluate=lambda path, step: evaluation_events(Path(plan.run), path, step, validation, self.evaluate),
+                end=end,
+            )
+            return rank.train()
 
 
 class InlineBlockSource(InlineBlocks):

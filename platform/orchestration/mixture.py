@@ -65,7 +65,8 @@ def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
         window_shards=data.window_shards,
         segment_rows=data.segment_rows,
         decoder_row=data.decoder_row if isinstance(data.decoder_row, int) else None,
-        features=data.features,
+        features=config.features,
+        loss_on=data.loss_on,
         chunks=data.chunks,
         draws=data.draws,
     )

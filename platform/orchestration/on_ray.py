@@ -11,12 +11,27 @@ from typing import Any
 
 from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.errors import MixturaError, TrainingError, from_plain, to_plain
+from mixtura.platform.files import write_json_atomically
 from mixtura.platform.orchestration.block_pipeline import quiet_data
 from mixtura.platform.orchestration.blocks import RayBlocks, refuse_too_few_blocks
 from mixtura.platform.orchestration.cluster import Ledger
 from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
 from mixtura.platform.orchestration.executor import Job
-from mixtura.platform.orchestration.worker import Rank, TrainPlan, write_failure
+from mixtura.platform.orchestration.failures import (
+    MEMORY_RAN_OUT,
+    add_restart,
+    forget_failures,
+    hang_message,
+    has_failed,
+    last_restart,
+    raise_failure,
+    reason_of,
+    write_failure,
+)
+from mixtura.platform.orchestration.lost_nodes import NodeWatch
+from mixtura.platform.orchestration.out_of_memory import relief, relief_of_machine
+from mixtura.platform.orchestration.watchdog import leave_process
+from mixtura.platform.orchestration.worker import Rank, TrainPlan
 from mixtura.platform.workspace import Run
 
 _DAY_S = 24 * 3600
@@ -71,8 +86,8 @@ class RayExecutor:
 
         run, ledger = Run(Path(plan.run)), self.ledger
         refuse_too_few_blocks(StreamSpec.from_dict(plan.stream), ledger.workers, ledger.stream_memory)
-        for name in ("outcome.json", "failure.json"):
-            (run.path / name).unlink(missing_ok=True)
+        forget_failures(run)
+        (run.path / "outcome.json").unlink(missing_ok=True)
         gpu = ledger.worker_gpus > 0
         resources = {"CPU": ledger.worker_cpus, **({"GPU": ledger.worker_gpus} if gpu else {})}
         environment = {"OMP_NUM_THREADS": str(plan.threads), **({} if gpu else {"DS_ACCELERATOR": "cpu"})}
@@ -86,6 +101,7 @@ class RayExecutor:
                 "builders": ledger.builders,
                 "blocks_per_lane": self.blocks_per_lane,
                 "memory": ledger.stream_memory,
+                "max_failures": self.max_failures,
             },
             scaling_config=ScalingConfig(num_workers=ledger.workers, use_gpu=gpu, resources_per_worker=resources),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=_DAY_S),
@@ -93,19 +109,29 @@ class RayExecutor:
                 name=f"attempt-{plan.attempt:04d}",
                 storage_path=str(run.path / "ray"),
                 failure_config=FailureConfig(max_failures=self.max_failures),
+                callbacks=[_failure_log()(plan, ledger)],
                 worker_runtime_env={"env_vars": environment},
             ),
         )
         try:
-            trainer.fit()
+            with NodeWatch(run, plan.attempt, ledger):
+                trainer.fit()
         except ray.train.TrainingFailedError as error:
-            _raise_failure(run)
-            raise TrainingError(
-                f"the workers of run {run.name!r} failed {self.max_failures + 1} times: {_last_line(str(error))}\n"
-                f"Everything committed is kept; the workers' logs are below {run.path / 'ray'}"
-            ) from error
-        _raise_failure(run)
+            raise_failure(run)
+            raise self._given_up(run, error) from error
+        raise_failure(run)
         return bool(json.loads((run.path / "outcome.json").read_text())["finished"])
+
+    def _given_up(self, run: Run, error: Exception) -> TrainingError:
+        """What to say when the workers were started again as often as they may be."""
+        last = last_restart(run, self.max_failures)
+        times = 1 if last is None else last.counted
+        return TrainingError(
+            f"the workers of run {run.name!r} failed {times} time{'s' * (times > 1)}, and executor.max_failures is "
+            f"{self.max_failures}. The last time: {_last_line(str(error)) if last is None else last.reason}\n"
+            f"Everything committed is kept, and the same command goes on from there; the workers' logs are below "
+            f"{run.path / 'ray'}"
+        )
 
 
 def _map_jobs(function: Callable[[Job], Job], jobs: Sequence[Job], *, cpus: float, at_once: int) -> Iterator[Job]:
@@ -167,7 +193,7 @@ def _train_rank(given: dict[str, Any]) -> None:
         torch.cuda.set_device(get_device())
     plan = TrainPlan(**given["plan"])
     run, context = Run(Path(plan.run)), ray.train.get_context()
-    if (run.path / "failure.json").exists():
+    if has_failed(run):
         return  # trying again would only meet the same error; the driver reports it
     validation = [EvaluationJob(**job) for job in given["validation"]]
     rank = Rank(
@@ -185,20 +211,43 @@ def _train_rank(given: dict[str, Any]) -> None:
         evaluate=lambda path, step: evaluation_events(
             run.path, path, step, validation, partial(evaluate_on, given["evaluators"])
         ),
+        end=leave_process,
+        restart=last_restart(run, given["max_failures"]),
     )
     try:
         finished = rank.train()
     except MixturaError as error:
-        write_failure(run, error)
+        if not rank.may_pass(error):
+            write_failure(run, error)
         raise
     if rank.rank == 0:
-        (run.path / "outcome.json").write_text(json.dumps({"finished": finished}))
+        write_json_atomically(run.path / "outcome.json", {"finished": finished})
 
 
-def _raise_failure(run: Run) -> None:
-    path = run.path / "failure.json"
-    if path.exists():
-        raise from_plain(json.loads(path.read_text()))
+def _failure_log() -> type[Any]:
+    """What Ray Train tells of failures; a class of its own library, which is imported only when it is used."""
+    from ray.train import UserCallback
+
+    class FailureLog(UserCallback):  # type: ignore[misc]
+        """Writes down in the run's folder why the workers are started again."""
+
+        def __init__(self, plan: TrainPlan, ledger: Ledger) -> None:
+            self.plan, self.ledger = plan, ledger
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+            run = Run(Path(self.plan.run))
+            raise_failure(run)  # what a callback raises ends the training: the same error would only be met again
+            reason = hang_message(run, self.plan.attempt) or reason_of(worker_exceptions)
+            if MEMORY_RAN_OUT in reason:
+                reason += f". What would make room: {'; '.join(self._relief())}"
+            add_restart(run, reason, worker_exceptions)
+
+        def _relief(self) -> list[str]:
+            if self.ledger.worker_gpus:
+                return relief_of_machine(self.plan.tree, self.ledger.workers)
+            return relief(self.plan.tree, self.ledger.workers, on_gpu=False)
+
+    return FailureLog
 
 
 def _own_error(error: Any) -> Exception:

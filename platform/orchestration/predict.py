@@ -10,18 +10,21 @@ import numpy as np
 from mixtura.platform.data.vocabulary import EOS_ID
 from mixtura.platform.evaluation.evaluator import batches_by_length, padded
 from mixtura.platform.orchestration.assemble import load_model
-from mixtura.platform.orchestration.evaluate import greedy
+from mixtura.platform.orchestration.evaluate import decoding
 
 _BATCH_TOKENS = 8192
 
 
-def answers(checkpoint: Path, texts: Sequence[str], decode_length: int) -> list[str]:
-    """A checkpoint's greedy answer to each text."""
+def answers(
+    checkpoint: Path, texts: Sequence[str], decode_length: int, beams: int = 1, length_penalty: float = 0.6
+) -> list[str]:
+    """A model's answer to each text: the greedy one, or the best that beam search finds. `<extra_id_0>` is a sentinel
+    in a text as in an answer."""
     model, vocabulary = load_model(checkpoint)
-    decode = greedy(model, decode_length)
-    ids = [np.array([*tokens, EOS_ID], np.int32) for tokens in vocabulary.encode_batch(texts).to_lists()]
+    decode = decoding(model, decode_length, beams, length_penalty)
+    ids = [np.array([*vocabulary.encode(text, marks=True), EOS_ID], np.int32) for text in texts]
     result = [""] * len(ids)
-    for batch in batches_by_length([len(row) for row in ids], _BATCH_TOKENS):
+    for batch in batches_by_length([len(row) for row in ids], max(1, _BATCH_TOKENS // beams)):
         for place, answer in zip(batch, decode(padded([ids[at] for at in batch])), strict=True):
             result[place] = vocabulary.decode(answer)
     return result

@@ -39,6 +39,7 @@ from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
 from mixtura.platform.orchestration.prepare_plan import Needed, needed_of, prepared_later, whole_because
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.shard_job import PREPARING, ShardJob, prepare_shard
+from mixtura.platform.orchestration.starting_model import starting_vocabulary
 from mixtura.platform.orchestration.tasks import (
     choice_of,
     has_data,
@@ -98,6 +99,10 @@ def prepare(
     for name in [name for name, task in tasks.items() if not has_data(task)]:
         del tasks[name]
         reporter.line(f"{name}: there are no rows with public answers to evaluate it on; it is left out")
+    for name, task in tasks.items():
+        for split in sorted(config.mixture.tasks[name].files.keys() - set(prepared_splits(task))):
+            why = "unsupervised text is only trained on" if task.kind == "unsupervised" else "it is not evaluated there"
+            reporter.line(f"{name}: the files of its {split} split are not read: {why}")
     with disk_full_is_an_answer(space.root, "preparing token caches"):
         vocabulary = prepare_vocabulary(config, space, list(tasks.values()), reporter)
         root = caches_root(config, space)
@@ -126,9 +131,10 @@ def caches_root(config: Config, space: Workspace) -> str:
 
 
 def prepare_vocabulary(config: Config, space: Workspace, tasks: Sequence[Task], reporter: Reporter) -> Vocabulary:
-    """The recipe's vocabulary: a file, or one trained on the training text of the mixture's tasks."""
-    if config.vocabulary.path is not None:
-        return Vocabulary(config.vocabulary.path)
+    """The recipe's vocabulary: a file, that of the model or checkpoint to begin with, or one trained on the text of the
+    mixture's tasks."""
+    if {config.vocabulary.path, config.model.start, config.run.fork} != {None}:
+        return Vocabulary(starting_vocabulary(config, space))
     tasks = [task for task in tasks if task.trained]
     made_from = {task.name: [task.identity, task.source.fingerprint("train")] for task in tasks}
     key = cache_key({"tasks": made_from, "size": config.vocabulary.size, "bytes": _VOCABULARY_BYTES})

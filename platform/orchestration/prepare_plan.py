@@ -16,7 +16,7 @@ from mixtura.platform.data.mixture import ONE
 from mixtura.platform.data.pieces import make_pieces
 from mixtura.platform.data.stream_spec import StreamSpec, StreamTask
 from mixtura.platform.data.task import Task
-from mixtura.platform.data.vocabulary import Vocabulary
+from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
 from mixtura.platform.errors import ConfigError
 from mixtura.platform.orchestration.mixture import known_sizes, objective_of
 from mixtura.platform.orchestration.tasks import tasks_of
@@ -46,27 +46,43 @@ def needed_of(config: Config, task: Task, vocabulary: Vocabulary) -> Needed | No
     """What is needed of an unsupervised task that is held to its first tokens or examples; None where all of it is."""
     if task.kind != "unsupervised" or not _is_held(config, task) or config.data.drop_overlap is not None:
         return None
-    own, data = config.mixture.tasks[task.name], config.data
-    kind, parameters = objective_of(config, task.name)
-    alone = StreamTask(task.name, "", ONE, kind, parameters)
-    spec = StreamSpec(
+    own = config.mixture.tasks[task.name]
+    spec = _stream_of(config, task.name, vocabulary.sentinel(0), vocabulary.size)
+    objective = spec.objective_of(spec.tasks[0])
+    assert objective is not None, "unsupervised text has an objective"
+    length = spec.piece_length(spec.tasks[0])
+    return Needed(own.first_tokens, own.first_examples, length, config.data.chunks, objective.concatenates)
+
+
+def refuse_unfit_lengths(config: Config) -> None:
+    """Raise ConfigError where the examples of an unsupervised task would not fit into the recipe's lengths."""
+    for name, task in tasks_of(config).items():
+        if task.trained and task.kind == "unsupervised":
+            try:
+                _stream_of(config, name, config.vocabulary.size - 1, config.vocabulary.size)
+            except ConfigError as error:
+                raise ConfigError(f"task {name!r}: {error}") from None
+
+
+def _stream_of(config: Config, name: str, first_sentinel: int, vocabulary_size: int) -> StreamSpec:
+    """A stream of one unsupervised task, as far as its lengths go, which is checked when it is made."""
+    kind, parameters = objective_of(config, name)
+    data = config.data
+    return StreamSpec(
         seed=0,
-        tasks=(alone,),
+        tasks=(StreamTask(name, "", ONE, kind, parameters),),
         block_size=1,
         lanes=1,
         global_batch_size=1,
         inputs_length=data.inputs_length,
         targets_length=data.targets_length,
         packing=data.packing,
-        eos_id=vocabulary.eos_id,
-        first_sentinel=vocabulary.sentinel(0),
-        vocabulary_size=vocabulary.size,
+        eos_id=EOS_ID,
+        first_sentinel=first_sentinel,
+        vocabulary_size=vocabulary_size,
         decoder_row=data.decoder_row if isinstance(data.decoder_row, int) else None,
-        features=data.features,
+        features=config.features,
     )
-    objective = spec.objective_of(alone)
-    assert objective is not None, "unsupervised text has an objective"
-    return Needed(own.first_tokens, own.first_examples, spec.piece_length(alone), data.chunks, objective.concatenates)
 
 
 def whole_because(config: Config, task: Task) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixtura.platform.config import Config, ExecutorSection, override_values, parse_duration_s, recipe_name
+from mixtura.platform.config import Config, ExecutorSection, parse_duration_s
 from mixtura.platform.errors import ConfigError, TrainingError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.executor import Executor, InlineExecutor
@@ -34,6 +34,7 @@ from mixtura.platform.orchestration.select import checkpoint_path
 from mixtura.platform.orchestration.track import evaluated_tasks
 from mixtura.platform.orchestration.train import describe, executor_for, refuse_bad_request, stop_on_signals
 from mixtura.platform.orchestration.trial import delete_checkpoints
+from mixtura.platform.recipe_files import override_values, recipe_name
 from mixtura.platform.search.space import Candidate, Space
 from mixtura.platform.search.trials import TrialResult, best, finished, grouped_reasons, too_many_failed, trial_folders
 from mixtura.platform.search.winner import winner_file, write_winner

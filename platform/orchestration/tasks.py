@@ -10,22 +10,56 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from mixtura.platform import config as configuration
 from mixtura.platform.config import Config, MixtureTask
 from mixtura.platform.data.task import Example, RejectedRow, Task
-from mixtura.platform.errors import ConfigError, DataError
+from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
+from mixtura.platform.recipe_files import Phase, load_phases, recipe_name, several_runs
+from mixtura.platform.workspace import workspace
 from mixtura.tasks import TaskChoice, get_task, named_mixtures, task_names
 from mixtura.tasks.mixtures import expand, written_rates
 
 _ROWS_TRIED = 10_000
 
 
-def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Config:
-    """The whole tree of a recipe, its mixtures written out as tasks.
+def load_recipe(recipe: str, overrides: Sequence[str] = (), phase: str | None = None) -> Config:
+    """The whole tree of a recipe, or of one of its phases, its mixtures written out as tasks.
 
-    What a run stores is this: a mixture that is declared differently tomorrow does not change a run of today.
+    What a run stores is this: a mixture that is declared differently tomorrow does not change a run of today. A model
+    to begin with has brought its shape; see `starting_model`. RequestError where there are phases, and none is said.
     """
-    return expanded(configuration.load(recipe, overrides))
+    runs = chosen(recipe, load_runs(recipe, overrides), phase)
+    if len(runs) > 1:
+        raise several_runs(recipe, runs)
+    return runs[0].config
+
+
+def load_runs(recipe: str, overrides: Sequence[str] = ()) -> list[Phase]:
+    """The runs that a recipe describes, one if it has no phases, each as `load_recipe` gives it."""
+    first, *later = [Phase(one.name, expanded(one.config)) for one in load_phases(recipe, overrides)]
+    if first.config.model.start is None:
+        return [first, *later]
+    from mixtura.platform.orchestration.starting_model import settled
+
+    space = workspace(first.config.run.root)
+    config = settled(first.config, space, space.run(first.config.run.name or recipe_name(recipe)))
+    return [Phase(first.name, config), *(Phase(one.name, _with_shape_of(config, one.config)) for one in later)]
+
+
+def chosen(recipe: str, runs: Sequence[Phase], phase: str | None) -> Sequence[Phase]:
+    """The run of one phase of a recipe, or all of them where none is named."""
+    if phase is None:
+        return runs
+    names = [one.name for one in runs if one.name is not None]
+    if phase not in names:
+        raise UnknownNameError("phase", phase, names, where=f" in recipe {recipe!r}")
+    return [one for one in runs if one.name == phase]
+
+
+def _with_shape_of(first: Config, config: Config) -> Config:
+    """A later run of a recipe with the numbers of the model that the first begins with, where it has none itself."""
+    own = {name for name, value in config.model if value is not None}
+    shape = first.model.model_dump(exclude={*own, "start", "resolved"})
+    return config.model_copy(update={"model": config.model.model_copy(update=shape)})
 
 
 def expanded(config: Config) -> Config:

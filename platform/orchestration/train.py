@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mixtura.platform.config import Config, parse_bytes, recipe_name
+from mixtura.platform.config import Config, parse_bytes
 from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.data.stream import StreamSpec
 from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
@@ -33,15 +33,18 @@ from mixtura.platform.orchestration.mixture import (
     stream_spec,
 )
 from mixtura.platform.orchestration.prepare import Prepared, prepare
-from mixtura.platform.orchestration.prepare_plan import prepared_later, refuse_waiting_in_vain
+from mixtura.platform.orchestration.prepare_plan import prepared_later, refuse_unfit_lengths, refuse_waiting_in_vain
 from mixtura.platform.orchestration.preparer import Preparer
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.result import benchmark_lines, next_commands, result_table, summary_line
+from mixtura.platform.orchestration.retention import delete_superseded
 from mixtura.platform.orchestration.select import best_checkpoint, checkpoint_path
+from mixtura.platform.orchestration.starting_model import starting_model, vocabulary_of
 from mixtura.platform.orchestration.tasks import refuse_unusable, tasks_of
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
+from mixtura.platform.recipe_files import recipe_name
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
 from mixtura.platform.tracking.plot import plot_losses
 from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStarted, read_events
@@ -69,22 +72,30 @@ def executor_for(config: Config, *, preparing: bool = False) -> Iterator[Executo
         )
 
 
-def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
-    """Train a recipe to its last step, from wherever its run stands; a run that is done says so."""
+def train_recipe(recipe: str, config: Config, reporter: Reporter) -> bool:
+    """Train a recipe to its last step, from wherever its run stands; a run that is done says so.
+
+    Returns whether the last step was reached; a run that was asked to stop before it goes on with the same command.
+    """
     space = workspace(config.run.root)
     run = space.run(config.run.name or recipe_name(recipe))
     with disk_full_is_an_answer(space.root, "training"), run.held():
         if is_done(run, config):
             reporter.line(f"run {run.name!r} is done: {summary_line(run)}")
             show_result(space, run, reporter)
-            return
+            return True
         refuse_bad_request(space, run, config)
+        if run.begins_anew(config):
+            reporter.line(f"run {run.name!r} was begun with other settings and has no checkpoint yet: it begins anew")
+            run.clear()
         attempt = run.begin(recipe, config)
         describe(run, recipe, config, attempt, reporter)
         try:
             preparing = any(prepared_later(config, task) for task in tasks_of(config).values())
             with executor_for(config, preparing=preparing) as executor:
-                Training(space, run, config, executor, reporter, attempt).go()
+                training = Training(space, run, config, executor, reporter, attempt)
+                training.go()
+                return training.finished
         except BaseException as error:
             reporter.settle()
             with contextlib.suppress(OSError):  # a disk that is too full for it: the error itself says so
@@ -94,13 +105,10 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> None:
 
 def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
     """Raise what a name or a file that is not there would raise later: then nothing was begun, and nothing is kept."""
-    if config.data.features != "encoder_decoder":
-        raise RequestError(
-            f"data.features is {config.data.features!r}, but the models that can be trained have an encoder and a "
-            "decoder: set data.features=encoder_decoder (`mixtura stream show` shows rows of every kind)"
-        )
     refuse_waiting_in_vain(config)
-    if not run.exists():  # a run that was begun passed this, and preparing looks at what is not prepared yet
+    refuse_unfit_lengths(config)
+    begun = bool(list_checkpoints(run.checkpoints))
+    if not begun:  # a run that was begun passed this, and preparing looks at what is not prepared yet
         refuse_unusable(config)
     given = config.vocabulary.path
     if given is not None and not Path(given).is_file():
@@ -108,8 +116,21 @@ def refuse_bad_request(space: Workspace, run: Run, config: Config) -> None:
     if given is not None:
         Vocabulary(given)
     model_config(config.model, embedding_rows=ROWS_MULTIPLE)
-    if config.run.fork is not None and not list_checkpoints(run.checkpoints):
+    if config.run.fork is not None and not begun:
         checkpoint_path(space, config.run.fork)
+    if config.model.start is not None and not begun:
+        starting_model(config)
+
+
+def going_on(config: Config, space: Workspace, run: Run) -> Config:
+    """The configuration with the vocabulary of the run's own checkpoints, where it began with that of another model,
+    which may not be there any more."""
+    saved = list_checkpoints(run.checkpoints)
+    began_alone = config.run.fork is None and config.model.start is None
+    if not saved or began_alone or config.vocabulary.path is not None:
+        return config
+    path = str(vocabulary_of(space, saved[-1].path))
+    return config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"path": path})})
 
 
 def is_done(run: Run, config: Config) -> bool:
@@ -148,10 +169,16 @@ class Training:
     def go(self) -> None:
         """Prepare (or begin to), train, and if the last step was reached, measure."""
         self.reporter.line(self.executor.describe())
-        prepared = prepare(self.config, self.space, self.executor.map_shards, self.reporter, leave_pending=True)
+        prepared = prepare(
+            going_on(self.config, self.space, self.run),
+            self.space,
+            self.executor.map_shards,
+            self.reporter,
+            leave_pending=True,
+        )
         with Preparer(prepared.pending, self.executor, self.reporter) as preparer:
             spec = self._show_mixture(prepared)
-            (self.run.path / "stop").unlink(missing_ok=True)
+            self.run.stop_sign.unlink(missing_ok=True)
             with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
                 with stop_on_signals(self.run, self.reporter):
                     self.finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
@@ -216,6 +243,7 @@ class Training:
         jobs = final_jobs_for(self.config, prepared)
         if self.config.evaluation.when == "after":
             self._validate_all(prepared)
+            delete_superseded(self.run, self.config)
         best = best_checkpoint(self.run)
         if not (jobs and self.config.evaluation.test):
             return
@@ -278,9 +306,9 @@ def stop_on_signals(run: Run, reporter: Reporter) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask the run to save and end after the current step; a second Ctrl-C ends it at once."""
 
     def ask(number: int, _: FrameType | None) -> None:
-        if (run.path / "stop").exists() and number == signal.SIGINT:
+        if run.stop_sign.exists() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        (run.path / "stop").write_text(f"{signal.Signals(number).name} at {time.time():.0f}\n")
+        run.ask_to_stop(f"{signal.Signals(number).name} at {time.time():.0f}")
         reporter.line("stopping: the current step is finished and saved; Ctrl-C again ends at once")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import TracebackType
-from typing import Self
 
+from mixtura.platform.orchestration.helper_thread import HelperThread
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
@@ -22,15 +22,14 @@ _EVERY_S = 0.5
 _RECENT_STEPS = 20
 
 
-class Watcher:
-    """Follows a run's events on a thread of its own, from now on, and reports them."""
+class Watcher(HelperThread):
+    """Follows a run's events from now on, and reports them."""
 
     def __init__(self, run: Run, steps: int, reporter: Reporter) -> None:
-        self.run, self.steps, self.reporter = run, steps, reporter
+        super().__init__(run, "watcher", _EVERY_S)
+        self.steps, self.reporter = steps, reporter
         self._events = EventReader(run.events)
         self._events.read()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="watcher", daemon=True)
         self._looking = threading.Lock()
         self._waited_s = self._stepped_s = 0.0
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT_STEPS)
@@ -40,10 +39,6 @@ class Watcher:
         with self._looking:
             for record in self._events.read():
                 self._show(record)
-
-    def _follow(self) -> None:
-        while not self._ended.wait(_EVERY_S):
-            self.look()
 
     def _show(self, record: Record) -> None:
         match record:
@@ -74,13 +69,8 @@ class Watcher:
         )
         self.reporter.progress("train", point.step, self.steps, detail)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join()
+        super().__exit__(kind, error, traceback)
         self.look()

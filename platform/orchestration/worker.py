@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 
-from mixtura.platform.config import Config, validated
+from mixtura.platform.config import Config, parse_duration_s, validated
+from mixtura.platform.data.cache import MANIFEST
+from mixtura.platform.data.cache_store import store_at
 from mixtura.platform.data.features import global_fingerprint
 from mixtura.platform.data.lanes import BlockSource, Position, RankStream, lane_positions
 from mixtura.platform.data.stream import MixtureStream, StreamSpec
 from mixtura.platform.data.vocabulary import Vocabulary
-from mixtura.platform.errors import CheckpointError, MixturaError, to_plain
-from mixtura.platform.files import exclusive_lock, write_json_atomically
+from mixtura.platform.errors import CheckpointError, TrainingError
+from mixtura.platform.files import exclusive_lock
 from mixtura.platform.orchestration import assemble
+from mixtura.platform.orchestration.failures import Restart, launch_name, stacks_folder
+from mixtura.platform.orchestration.out_of_memory import explain_out_of_memory, is_out_of_memory
 from mixtura.platform.orchestration.places import copies_of
+from mixtura.platform.orchestration.retention import delete_superseded
+from mixtura.platform.orchestration.starting_model import load_starting_weights
+from mixtura.platform.orchestration.track import evaluated_tasks
+from mixtura.platform.orchestration.watchdog import Launch, Watchdog
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -29,21 +37,22 @@ from mixtura.platform.tracking.records import (
     TrainPoint,
     read_events,
 )
-from mixtura.platform.tracking.selection import best_for, pareto_front, scores
 from mixtura.platform.training.checkpoint import (
-    CheckpointInfo,
-    delete_checkpoint,
+    folder_name,
     latest_verified,
     list_checkpoints,
     read_optimizer,
     read_state,
     read_weights,
-    retain,
 )
 from mixtura.platform.training.checkpoint_writer import CheckpointWriter
 from mixtura.platform.training.engine import Engine, create_engine
 from mixtura.platform.training.loop import Hooks, LoopSettings, StepReport, TrainingLoop, microbatches_per_step
+from mixtura.platform.training.snapshot import Snapshot
 from mixtura.platform.workspace import Run
+
+if TYPE_CHECKING:
+    from mixtura.models.t5 import TextToText
 
 
 class Blocks(BlockSource, Protocol):
@@ -85,15 +94,39 @@ class Rank:
     make_blocks: Callable[[MixtureStream, Mapping[int, Position]], Blocks]
     evaluate: Callable[[Path, int], object]
     """Called on rank 0 with a committed checkpoint, where evaluation pauses training."""
+    end: Callable[[str], None]
+    """Ends this process's training with a message, from another thread, where it stands still."""
+    restart: Restart | None = None
+    """Why all ranks were started again."""
     config: Config = field(init=False)
     run: Run = field(init=False)
+    stepped: bool = field(init=False, default=False)
+    """Whether a step has ended in this launch."""
 
     def __post_init__(self) -> None:
         self.config, self.run = self.plan.tree, Run(Path(self.plan.run))
         self._deadline_s = _deadline_s(self.config)
+        self._snapshot: Snapshot | None = None
+        self._saved_s: float | None = None
 
     def train(self) -> bool:
-        """Train from the last verified checkpoint to the last step; False if asked to stop before it."""
+        """Train from the last verified checkpoint to the last step; False if asked to stop before it.
+
+        Raises TrainingError where memory ran out, with what would make room.
+        """
+        try:
+            return self._as_writer()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(explain_out_of_memory(error, self.config, self.rank, self.world_size)) from error
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Whether an error may not be met again: memory ran out after steps that had enough of it."""
+        return self.stepped and error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+    def _as_writer(self) -> bool:
+        """Rank 0 alone writes what the run reports, and holds the run for as long."""
         if self.rank:
             return self._train(None)
         # The rank 0 of an attempt whose driver was killed may live a moment longer than it.
@@ -107,7 +140,9 @@ class Rank:
         torch.set_num_threads(max(1, min(self.plan.threads, os.cpu_count() or 1)))
         vocabulary = Vocabulary(self.plan.vocabulary)
         architecture = assemble.model_config(self.config.model, vocabulary.embedding_rows)
-        model = assemble.build_model(architecture, self.config.run.seed, self.config.model.attention)
+        model = assemble.build_model(architecture, self.config.run.seed, self.config.model)
+        if self.config.model.start is not None and not list_checkpoints(self.run.checkpoints):
+            load_starting_weights(model, self.config)
         engine = create_engine(
             model,
             optimizer=assemble.optimizer_settings(self.config),
@@ -119,6 +154,10 @@ class Rank:
         if events is not None and engine.notes:
             events.write(*(Note(note) for note in engine.notes))
         step, state = self._go_on(engine, names, events)
+        restarts = 0 if self.restart is None else self.restart.number
+        launch = launch_name(self.plan.attempt, _from_rank_0(restarts, engine.device))
+        if events is not None and self.restart is not None:
+            events.write(Note(self.restart.going_on(step)))
         stream = MixtureStream(StreamSpec.from_dict(self.plan.stream), copies_of(self.config))
         stream.open()
         place = _stream_state(step, state)
@@ -128,20 +167,22 @@ class Rank:
             self.run.checkpoints,
             self.rank,
             self.world_size,
-            assemble.checkpoint_format(model, vocabulary),
-            attempt=f"{self.plan.attempt}-{step}",
+            assemble.checkpoint_format(architecture, vocabulary),
+            attempt=f"{launch}-{step}",
         )
         try:
-            if events is not None:
-                self._catch_up(step, events)
-            return self._loop(engine, reader, writer, events, step, state)
+            with self._watchdog(launch, lambda: (_bytes_prepared(stream.spec), writer.unfinished_bytes)) as watchdog:
+                if events is not None:
+                    with watchdog.paused():
+                        self._catch_up(step, events)
+                return self._loop(engine, reader, writer, events, step, state, watchdog)
         finally:
             blocks.close()
             if blocks.statistics:
                 (self.run.path / f"ray-data-rank-{self.rank}.txt").write_text(blocks.statistics)
 
     def _go_on(
-        self, engine: Engine, names: Mapping[str, str], events: EventWriter | None
+        self, engine: Engine, names: Mapping[str, tuple[str, ...]], events: EventWriter | None
     ) -> tuple[int, dict[str, Any]]:
         """Restore the last verified checkpoint, which rank 0 picks for all; or begin, with a fork's state if asked."""
         info, skipped = latest_verified(self.run.checkpoints) if self.rank == 0 else (None, [])
@@ -152,13 +193,15 @@ class Rank:
         if step == 0:
             if self.plan.fork is not None:
                 _restore(engine, Path(self.plan.fork), names)
-            elif self.config.run.fork is not None:
+            elif self.config.run.fork or (self.config.model.start and list_checkpoints(self.run.checkpoints)):
+                source = self.config.run.fork or self.config.model.start
+                folder = self.run.checkpoints
                 raise CheckpointError(
-                    f"no checkpoint in {self.run.checkpoints} is whole, and the run began with the weights of "
-                    f"{self.config.run.fork}: remove that folder and run the same command to begin with them again"
+                    f"no checkpoint in {folder} is whole, and the run began with the weights of {source}: "
+                    "remove that folder and run the same command to begin with them again"
                 )
             return 0, {}
-        path = self.run.checkpoints / f"step-{step:06d}"
+        path = self.run.checkpoints / folder_name(step)
         _restore(engine, path, names)
         return step, read_state(path)
 
@@ -170,6 +213,7 @@ class Rank:
         events: EventWriter | None,
         step: int,
         state: Mapping[str, Any],
+        watchdog: Watchdog,
     ) -> bool:
         def save(at: int, trained: Mapping[str, Mapping[str, int]]) -> None:
             place = reader.state()
@@ -181,18 +225,26 @@ class Rank:
                 "epochs": epochs_of(trained, reader.stream.known_epoch_sizes),
                 "identity": self.config.identity(),
             }
-            writer.save(at, engine.snapshot(), mine)
-            if self.config.evaluation.when == "pause":
-                writer.wait()
-                self._committed(writer, events)
+            started = time.perf_counter()
+            writer.wait()  # before the copy: there is never more than one in memory
+            stall_s = time.perf_counter() - started
+            self._committed(writer, events, watchdog)
+            started = time.perf_counter()
+            self._snapshot = engine.snapshot(reuse=self._snapshot)
+            writer.save(at, self._snapshot, mine)
+            self._saved_s = stall_s + time.perf_counter() - started
 
         def on_step(report: StepReport) -> None:
+            self.stepped = True
+            watchdog.progress(report.step)
             writer.poll()
             if events is not None:
-                events.write(_point(report, epochs_of(report.trained, reader.stream.known_epoch_sizes)))
+                point = _point(report, epochs_of(report.trained, reader.stream.known_epoch_sizes))
+                events.write(self._with_stall(point))
+            self._committed(writer, events, watchdog)
 
         loop = TrainingLoop(
-            settings=self._settings(reader),
+            settings=self._settings(reader, cast("TextToText", engine.module)),
             engine=engine,
             hooks=Hooks(
                 next_batch=reader.next_batch,
@@ -200,14 +252,29 @@ class Rank:
                 on_step=on_step,
                 save=save,
                 stop_requested=self._stop_requested,
+                text_of=Vocabulary(self.plan.vocabulary).decode,
             ),
             step=step,
             trained=state.get("trained", {}),
         )
         finished = loop.run()
         writer.wait()
-        self._committed(writer, events)
+        self._committed(writer, events, watchdog)
         return finished
+
+    def _watchdog(self, launch: str, works_elsewhere: Callable[[], object]) -> Watchdog:
+        hang_after = self.config.executor.hang_after
+        return Watchdog(
+            Launch(stacks_folder(self.run), launch, self.rank, self.world_size),
+            None if hang_after is None else parse_duration_s(hang_after),
+            self.end,
+            works_elsewhere,
+        )
+
+    def _with_stall(self, point: TrainPoint) -> TrainPoint:
+        """A step's point, with how long the checkpoint before it made training stand still."""
+        stall_s, self._saved_s = self._saved_s, None
+        return point if stall_s is None else replace(point, metrics={**point.metrics, "save_s": stall_s})
 
     def _catch_up(self, step: int, events: EventWriter) -> None:
         """Report and evaluate checkpoints that an attempt committed and was killed before it could."""
@@ -220,30 +287,24 @@ class Rank:
             if info.step <= step and info.step not in evaluated and self.config.evaluation.when == "pause":
                 self.evaluate(info.path, info.step)
 
-    def _committed(self, writer: CheckpointWriter, events: EventWriter | None) -> None:
-        infos: list[CheckpointInfo] = writer.newly_committed()
+    def _committed(self, writer: CheckpointWriter, events: EventWriter | None, watchdog: Watchdog) -> None:
+        """Report what was committed since the last call; evaluate it where training is to pause for that."""
+        infos = writer.newly_committed()
+        if not infos or events is None:
+            return
+        pauses = self.config.evaluation.when == "pause"
         for info in infos:
-            if events is not None:
-                events.write(CheckpointCommitted(info.step, str(info.path)))
-                if self.config.evaluation.when == "pause":
+            events.write(CheckpointCommitted(info.step, str(info.path)))
+            if pauses:
+                with watchdog.paused():
                     self.evaluate(info.path, info.step)
-        if infos and self.config.evaluation.when == "pause":
-            self._delete_superseded()
+        if pauses or not evaluated_tasks(self.config):  # otherwise all of them wait to be evaluated
+            delete_superseded(self.run, self.config)
 
-    def _delete_superseded(self) -> None:
-        """Keep the newest checkpoints, and those that are best for a task or on average, or that no other one beats."""
-        found = scores(read_events(self.run.events))
-        protected = {
-            *(step for step, what in best_for(found).items() if what),
-            *(one.step for one in pareto_front(found)),
-        }
-        infos = {info.step: info for info in list_checkpoints(self.run.checkpoints)}
-        for step in retain(infos.values(), self.config.checkpoints.keep, protected):
-            delete_checkpoint(infos[step])
-
-    def _settings(self, reader: RankStream) -> LoopSettings:
+    def _settings(self, reader: RankStream, model: TextToText) -> LoopSettings:
         spec, training = reader.stream.spec, self.config.training
         return LoopSettings(
+            features=model.features,
             steps=training.steps,
             global_batch_size=spec.global_batch_size,
             microbatches=microbatches_per_step(_rows_of_ranks(spec, self.world_size), training.microbatch_size),
@@ -254,6 +315,9 @@ class Rank:
             seed=self.config.run.seed,
             learning_rate=assemble.schedule(self.config),
             normalizer=training.normalizer,
+            normalizer_constant=training.normalizer_constant,
+            frozen_at=assemble.frozen_at(model, training.unfreeze_every),
+            gradient_norms_every=training.gradient_norms_every,
             z_loss=training.z_loss,
             label_smoothing=training.label_smoothing,
             checkpoint_every=self.config.checkpoints.every,
@@ -262,10 +326,10 @@ class Rank:
     def _stop_requested(self) -> bool:
         if self.rank:
             return False
-        return (self.run.path / "stop").exists() or (self._deadline_s is not None and time.time() > self._deadline_s)
+        return self.run.stop_sign.exists() or (self._deadline_s is not None and time.time() > self._deadline_s)
 
 
-def _restore(engine: Engine, path: Path, names: Mapping[str, str]) -> None:
+def _restore(engine: Engine, path: Path, names: Mapping[str, tuple[str, ...]]) -> None:
     state = read_state(path)
     engine.restore(read_weights(path, names), read_optimizer(path) or None, int(state["optimizer_step"]))
 
@@ -291,9 +355,13 @@ def _from_rank_0(value: int, device: torch.device) -> int:
     return int(tensor.item())
 
 
-def _deadline_s(config: Config) -> float | None:
-    from mixtura.platform.config import parse_duration_s
+def _bytes_prepared(spec: StreamSpec) -> list[int]:
+    """Bytes of the caches that are still being prepared: a rank that waits for a shard waits for these to grow."""
+    stores = [store_at(task.cache) for task in spec.tasks]
+    return [sum(store.sizes().values()) for store in stores if store.read(MANIFEST) is None]
 
+
+def _deadline_s(config: Config) -> float | None:
     return None if config.run.stop_after is None else time.time() + parse_duration_s(config.run.stop_after)
 
 
@@ -313,6 +381,7 @@ def _point(report: StepReport, epochs: Mapping[str, float]) -> TrainPoint:
         **{f"loss/{task}": loss for task, loss in report.loss_by_task.items()},
         "learning_rate": report.learning_rate,
         "gradient_norm": report.gradient_norm,
+        **{f"gradient_norm/{task}": norm for task, norm in report.gradient_norm_by_task.items()},
         "target_tokens": float(report.target_tokens),
         "data_wait_s": report.data_wait_s,
         "step_s": report.step_s,
@@ -320,8 +389,3 @@ def _point(report: StepReport, epochs: Mapping[str, float]) -> TrainPoint:
         **{f"{name}/{task}": float(count) for name, counts in report.trained.items() for task, count in counts.items()},
     }
     return TrainPoint(report.step, metrics=metrics, fingerprint=report.fingerprint)
-
-
-def write_failure(run: Run, error: MixturaError) -> None:
-    """Leave word of an error that trying again would only meet again."""
-    write_json_atomically(run.path / "failure.json", to_plain(error))

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixtura.platform.config import Config, merged, validated
+from mixtura.platform.config import Config, validated
 from mixtura.platform.errors import ConfigError
+from mixtura.platform.recipe_files import merged
 
 SEARCHED = "searched"
 """Name of the best mixture that a search found, when it is run beside the plain ones."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from mixtura.platform import config as configuration
-from mixtura.platform.config import Config, load, merged, override_values, recipe_name
+from mixtura.platform.config import Config
 from mixtura.platform.files import write_bytes_atomically
+from mixtura.platform.recipe_files import is_file, load, merged, override_values, recipe_name
 from mixtura.platform.search.space import Candidate
 from mixtura.platform.workspace import in_submitted_job
 
@@ -32,7 +32,7 @@ def write_winner(
     wanted = winner.applied(config)
     values = extending(recipe, overrides, winner)
     _write(path, values, said)
-    is_copy = configuration.is_file(recipe) and in_submitted_job()
+    is_copy = is_file(recipe) and in_submitted_job()
     if is_copy or load(str(path)).identity() != wanted.identity():
         values = wanted.to_dict()
         values["run"].pop("name")
@@ -48,7 +48,7 @@ def extending(recipe: str, overrides: Sequence[str], winner: Candidate) -> dict[
     given.pop("search", None)
     run = given.pop("run", {})
     run = {key: value for key, value in run.items() if key != "name"} if isinstance(run, Mapping) else {}
-    parent = str(Path(recipe).resolve()) if configuration.is_file(recipe) else recipe
+    parent = str(Path(recipe).resolve()) if is_file(recipe) else recipe
     return merged({"extends": parent, **({"run": run} if run else {}), **given}, {"mixture": winner.mixture()})
 
 

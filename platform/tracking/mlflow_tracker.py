@@ -3,7 +3,8 @@
     experiment
       run "quickstart"                      curves, parameters, a table of its checkpoints as description
         nested run "quickstart@100"         the checkpoint's row in the table behind `pages.checkpoint_link`
-          model "quickstart-step-000100"    its LoggedModel: where the files are, headline metrics, best for what
+          model "quickstart-step-000100"    its LoggedModel: where the files are, or that they were deleted; headline
+                                            metrics, best for what
     registered model "quickstart"           aliases champion, best-TASK
 
 Nothing is stored twice and nothing is lost, whenever the process dies: times come from the records, so that MLflow
@@ -23,9 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixtura.platform.errors import ResourceError
+from mixtura.platform.errors import CheckpointError, ResourceError, UnknownNameError
 from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.tracking import pages
+from mixtura.platform.tracking.aliases import set_aliases
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -56,6 +58,8 @@ MAX_MODEL_METRICS = 30
 _KEY, _STEP, _URI = "mixtura.key", "mixtura.step", "checkpoint_uri"
 _STATUS = {"done": "FINISHED", "resumable": "KILLED", "failed": "FAILED"}
 _BATCH = 1000
+_LOOK_AGAIN_S = 10.0
+_IN_ONE_QUERY = 100
 
 
 _SQLITE = "sqlite:///"
@@ -91,6 +95,28 @@ def connect(store_uri: str) -> MlflowClient:
     return client
 
 
+def checkpoint_of_alias(store_uri: str, model: str, alias: str) -> str:
+    """The folder of the checkpoint that an alias of a registered model points to."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(store_uri)
+    try:
+        version = client.get_model_version_by_alias(model, alias)
+    except MlflowException as error:
+        found = client.search_registered_models()
+        if model not in {one.name for one in found}:
+            raise UnknownNameError("registered model", model, [one.name for one in found]) from error
+        known = client.get_registered_model(model).aliases
+        raise UnknownNameError("alias", alias, known, where=f" of the registered model {model!r}") from error
+    place = version.tags.get(_URI) or ""
+    if not place:
+        raise CheckpointError(
+            f"version {version.version} of {model!r}, which alias {alias!r} points to, says nowhere where its files "
+            f"are: no run of ours registered it (its tag {_URI} is missing)"
+        )
+    return str(place)
+
+
 def _create_file_store(store_uri: str) -> None:
     """Make a SQLite store under another name first: MLflow cannot mend one whose making was cut short, by a kill or a
     full disk, and would refuse it for ever."""
@@ -118,6 +144,7 @@ class _Checkpoint:
 
     run_id: str
     model_id: str
+    path: str = ""
     version: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -183,6 +210,7 @@ class MlflowTracker:
         self._tags = dict(tags or {}) | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
         self._client = connect(store_uri)
         self._state = self._known_state(self._experiment(experiment))
+        self._aliases_read_s = -_LOOK_AGAIN_S
 
     @property
     def experiment_id(self) -> str:
@@ -219,6 +247,9 @@ class MlflowTracker:
         for record in records:
             if isinstance(record, (RunStarted, RunFinished, Note)):
                 self._send_news(record)
+        if results or time.monotonic() - self._aliases_read_s > _LOOK_AGAIN_S:
+            self._note_aliases()
+        self._mark_deleted()
         self._state.positions = dict(positions)
         self._save()
 
@@ -299,7 +330,7 @@ class MlflowTracker:
             return
         run = self._checkpoint_run(record)
         model = self._checkpoint_model(record, run)
-        checkpoint = _Checkpoint(str(run.info.run_id), str(model.model_id))
+        checkpoint = _Checkpoint(str(run.info.run_id), str(model.model_id), record.path)
         if self._state.loss is not None:
             self._send(checkpoint.run_id, [checkpoint.metric("loss", self._state.loss, record.step, record.time_s)])
         self._state.checkpoints[str(record.step)] = checkpoint
@@ -403,10 +434,21 @@ class MlflowTracker:
             checkpoint = self._state.checkpoints[str(step)]
             wanted = {pages.BEST: ", ".join(names), pages.PARETO: "yes" if step in front else ""}
             for name, value in wanted.items():
-                if checkpoint.tags.get(name, "") != value:
-                    self._client.set_tag(checkpoint.run_id, name, value)
-                    self._client.set_logged_model_tags(checkpoint.model_id, {name: value})
-                    checkpoint.tags[name] = value
+                self._tag(checkpoint, name, value)
+
+    def _mark_deleted(self) -> None:
+        """Tag checkpoints whose files are gone, whoever deleted them; they keep their row and their numbers."""
+        for checkpoint in self._state.checkpoints.values():
+            path = Path(checkpoint.path)
+            if checkpoint.path and path.parent.is_dir():  # otherwise this machine cannot tell
+                self._tag(checkpoint, pages.FILES, "" if path.is_dir() else "deleted")
+
+    def _tag(self, checkpoint: _Checkpoint, name: str, value: str) -> None:
+        """A tag of a checkpoint's row and of its model; nothing is sent twice."""
+        if checkpoint.tags.get(name, "") != value:
+            self._client.set_tag(checkpoint.run_id, name, value)
+            self._client.set_logged_model_tags(checkpoint.model_id, {name: value})
+            checkpoint.tags[name] = value
 
     def _promote(self, found: Sequence[CheckpointScores]) -> None:
         """Point the registry's aliases at the best checkpoints."""
@@ -417,6 +459,21 @@ class MlflowTracker:
             if self._state.aliases.get(alias) != str(step):
                 self._client.set_registered_model_alias(self.run_name, alias, self._version(step))
                 self._state.aliases[alias] = str(step)
+
+    def _note_aliases(self) -> None:
+        """Write down beside the run which of its checkpoints have a name: people give names on MLflow's pages, under
+        any registered model, and retention must not need a registry to keep what they named."""
+        self._aliases_read_s = time.monotonic()
+        steps = {checkpoint.run_id: int(step) for step, checkpoint in self._state.checkpoints.items()}
+        versions: dict[str, dict[str, int]] = {}
+        for begin in range(0, len(steps), _IN_ONE_QUERY):
+            ids = ", ".join(f"'{run_id}'" for run_id in list(steps)[begin : begin + _IN_ONE_QUERY])
+            for version in self._client.search_model_versions(f"run_id IN ({ids})"):
+                versions.setdefault(version.name, {})[str(version.version)] = steps[version.run_id]
+        for model, known in versions.items():
+            aliases = self._client.get_registered_model(model).aliases
+            named = {alias: known[str(version)] for alias, version in aliases.items() if str(version) in known}
+            set_aliases(self.state_path.parent, model, named)
 
     def _version(self, step: int) -> str:
         """The checkpoint's version in the registry, registered if need be."""

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from mixtura.platform.tracking.records import EvaluationResult
 from mixtura.platform.tracking.selection import AVERAGE, CheckpointScores, best_for, best_per_task, pareto_front
 
-CHECKPOINT_OF, BEST, PARETO = "mixtura.checkpoint_of", "best", "pareto"
+CHECKPOINT_OF, BEST, PARETO, FILES = "mixtura.checkpoint_of", "best", "pareto", "files"
 VIEW_TAG = "mlflow.sharedViewState."
 MAX_VIEW_CHARACTERS = 20_000
 _MODE = "workflowType=machine_learning"  # otherwise the page opens for agents and traces, without models
@@ -53,6 +53,7 @@ def checkpoint_view(run_name: str, metrics: Sequence[str], more_metrics: Sequenc
         **{f"metrics.`{metric}`": widths[f"metrics.`{metric}`"] for metric in metrics},
         f"tags.`{BEST}`": 200,
         f"tags.`{PARETO}`": 70,
+        f"tags.`{FILES}`": 70,
         "attributes.`Models`": 220,
         **widths,
         "duration": 80,

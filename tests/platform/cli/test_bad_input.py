@@ -35,7 +35,7 @@ Ask = Callable[..., Answer]
 @pytest.fixture(scope="module")
 def trained(workspace_root: Path, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with a finished run `done`, saved at steps 4 and 8."""
-    from mixtura.platform import config
+    from mixtura.platform import recipe_files
     from mixtura.platform.orchestration.reporter import SilentReporter
     from mixtura.platform.orchestration.train import train_recipe
 
@@ -43,7 +43,7 @@ def trained(workspace_root: Path, tiny: list[str], tmp_path_factory: pytest.Temp
     root.mkdir()
     (root / "caches").symlink_to(workspace_root / "caches")
     given = [*tiny, *INLINE, f"training.steps={STEPS}", f"run.root={root}", "run.name=done"]
-    train_recipe("quickstart", config.load("quickstart", given), SilentReporter())
+    train_recipe("quickstart", recipe_files.load("quickstart", given), SilentReporter())
     return root
 
 
@@ -84,6 +84,7 @@ def assert_one_message(answer: Answer, code: int, *parts: str) -> None:
         (["quickstart", "run.name=../above"], ["run.name: a run's name is letters, digits"]),
         (["quickstart", "run.from=nobody@last"], ["no run 'nobody'"]),
         (["quickstart", "vocabulary.path=nowhere/spiece.model"], ["'nowhere/spiece.model'", "no such file"]),
+        (["quickstart", "data.targets_length=8"], ["task 'python_docs_span_corruption': targets_length is 8", "raise"]),
         (["quickstart", "run.stop_after=soon"], ["'soon' is not a duration", "3h30m"]),
         (["quikstart"], ["no recipe 'quikstart'", "nearest: 'quickstart'"]),
         (["recipes/mine.yaml"], ["'recipes/mine.yaml' is a file by its name", "is not there"]),

@@ -141,14 +141,17 @@ def test_a_chart_is_drawn(ask: Ask, given: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["prefix_lm", "lm"])
 def test_rows_for_one_stack_hold_inputs_and_targets_together(ask: Ask, given: list[str], kind: str) -> None:
-    rows = shown(ask, *given, f"data.features={kind}", "--step", "1")
+    rows = shown(ask, *given, f"model.architecture={kind}", "--step", "1")
     for row in rows:
         used = sum(one["inputs_length"] + one["targets_length"] for one in row["segments"])
         assert row["decoder_padding"] == 72 - used >= 0
         assert "encoder_padding" not in row
-    answer = ask("train", "quickstart", *given, f"data.features={kind}", "executor.kind=inline")
+
+
+def test_which_tokens_count_is_a_question_for_one_stack(ask: Ask, given: list[str]) -> None:
+    answer = ask("stream", "show", "quickstart", *given, "data.loss_on=all")
     assert answer.code == 2
-    assert "have an encoder and a decoder" in answer.message
+    assert "data.loss_on is for models of one stack" in answer.message
 
 
 def test_a_measured_decoder_row_is_shorter_where_targets_are_short(ask: Ask, given: list[str]) -> None:
@@ -173,3 +176,24 @@ def test_a_run_that_would_outlast_its_stream_is_refused(ask: Ask, given: list[st
     assert answer.code == 2
     assert "lets the stream last for about" in answer.message
     assert "raise mixture.repeats, or train fewer steps" in answer.message
+
+
+# ---- phases ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_stream_of_a_phase_is_shown_before_any_was_trained(ask: Ask, given: list[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "two.yaml"
+    recipe.write_text("extends: quickstart\nphases: {first: {}, second: {mixture: {tasks: [python_docs_module]}}}\n")
+    tasks = {
+        phase: {
+            one["task"]
+            for row in json.loads(ask("stream", "show", str(recipe), *given, "--phase", phase, "--json").output)
+            for one in row["segments"]
+        }
+        for phase in ("first", "second")
+    }
+    assert len(tasks["first"]) > 1
+    assert tasks["second"] == {"python_docs_module"}
+    answer = ask("stream", "show", str(recipe), *given)
+    assert answer.code == 2
+    assert "choose one with --phase" in answer.message

@@ -17,7 +17,7 @@ from mixtura.platform.data.features import (
     segment_tasks,
 )
 from mixtura.platform.data.ragged import Ragged
-from mixtura.platform.errors import DataError, UnknownNameError
+from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
 
 
 def convert(
@@ -72,6 +72,20 @@ def test_a_language_model_takes_examples_without_inputs_beside_others() -> None:
     assert features["decoder_target_tokens"].tolist() == [[6, 7, 1, 8, 1, 4, 1, 0], [5, 1, 0, 0, 0, 0, 0, 0]]
     assert features["decoder_segment_ids"].tolist() == [[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
     assert features["decoder_input_tokens"].tolist() == [[0, 6, 7, 0, 8, 1, 4, 0], [0, 5, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["prefix_lm", "lm"])
+def test_the_loss_of_one_stack_is_on_targets_or_on_all(kind: str) -> None:
+    rows = PackedRows(
+        Ragged.from_lists([[7, 8, 1], [8, 1]]), Ragged.from_lists([[3, 1], [4, 1]]), Ragged.from_lists([[0, 0]])
+    )
+    for loss_on, weights in (("targets", [0, 0, 0, 1, 1, 0, 0, 1, 1, 0]), ("all", [1] * 9 + [0])):
+        assert features_of(kind, rows, 5, 5, loss_on)["decoder_loss_weights"].tolist() == [weights]
+
+
+def test_what_the_loss_is_on_is_not_asked_of_two_stacks() -> None:
+    with pytest.raises(ConfigError, match="loss_on is 'all', which is for rows of one stack"):
+        features_of("encoder_decoder", PackedRows(*(Ragged.from_lists([]) for _ in range(3))), 8, 6, "all")
 
 
 def test_an_empty_prefix_is_the_first_position_alone() -> None:

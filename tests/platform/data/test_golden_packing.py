@@ -48,7 +48,8 @@ def converted(row: dict) -> dict:
     """Our features of a row's examples."""
     converter, examples, lengths = CONVERTERS[KINDS[row["converter"]]], sides(row["examples"]), lengths_of(row)
     rows = greedy(examples, lengths, converter.joined) if row["pack"] else list(range(len(examples)))
-    return converter.convert(packed_rows(examples, rows), *lengths, **row.get("kwargs", {}))
+    loss_on = {None: None, True: "targets", False: "all"}[row.get("kwargs", {}).get("loss_on_targets_only")]
+    return converter.convert(packed_rows(examples, rows), *lengths, loss_on)
 
 
 def trimmed(row: dict) -> list[tuple[list[int], list[int]]]:

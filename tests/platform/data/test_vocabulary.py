@@ -132,3 +132,35 @@ def test_writing_beside_itself_keeps_the_model(small: Vocabulary) -> None:
     before = small.path.read_bytes()
     write_tokenizer_files(small, small.path.parent)
     assert small.path.read_bytes() == before
+
+
+@pytest.fixture
+def multilingual(small: Vocabulary, tmp_path: Path) -> Vocabulary:
+    """A vocabulary of mT5's kind: its last hundred pieces are the sentinels."""
+    protocol = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    model = protocol.ModelProto()
+    model.ParseFromString(small.path.read_bytes())
+    for number in reversed(range(100)):
+        model.pieces.add(piece=f"▁<extra_id_{number}>", score=0.0, type=protocol.ModelProto.SentencePiece.USER_DEFINED)
+    (tmp_path / "spiece.model").write_bytes(model.SerializeToString())
+    return Vocabulary(tmp_path / "spiece.model")
+
+
+def test_sentinels_among_the_pieces_are_counted_once_and_never_come_from_text(
+    multilingual: Vocabulary, small: Vocabulary
+) -> None:
+    assert (multilingual.pieces, multilingual.size, multilingual.extra_ids) == (small.pieces, small.size, 100)
+    assert multilingual.sentinel(0) == multilingual.size - 1
+    text = "Return the <extra_id_3> name."
+    assert multilingual.encode(text, marks=True) == small.encode(text, marks=True)
+    assert multilingual.decode(multilingual.encode(text, marks=True)) == small.decode(small.encode(text, marks=True))
+    for ids in (multilingual.encode(text), *multilingual.encode_batch([text, text * 30]).to_lists()):
+        assert max(ids) < multilingual.pieces
+        assert multilingual.unk_id in ids
+    assert multilingual.encode_batch(SENTENCES[:9]).to_lists() == small.encode_batch(SENTENCES[:9]).to_lists()
+
+
+def test_transformers_adds_no_sentinels_to_those_among_the_pieces(multilingual: Vocabulary, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    write_tokenizer_files(multilingual, tmp_path)
+    assert len(transformers.T5Tokenizer.from_pretrained(tmp_path)) == multilingual.size

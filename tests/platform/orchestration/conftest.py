@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mixtura.platform import config
+from mixtura.platform import recipe_files
 from mixtura.platform.config import Config
 from mixtura.platform.orchestration.executor import Executor
 from mixtura.platform.orchestration.mixture import stream_spec
@@ -97,7 +97,7 @@ def tiny_config(tiny: list[str]) -> Callable[..., Config]:
 
     def load(root: Path, name: str, *overrides: str) -> Config:
         given = [*tiny, f"run.root={root}", f"run.name={name}", "evaluation.test=false", *overrides]
-        return config.load("quickstart", given)
+        return recipe_files.load("quickstart", given)
 
     return load
 

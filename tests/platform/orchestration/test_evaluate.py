@@ -110,6 +110,19 @@ def run(given: list[str], prepared: Prepared) -> Run:
 
 
 @pytest.mark.slow
+def test_a_checkpoint_answers_texts_greedily_or_by_beam_search(run: Run) -> None:
+    from mixtura.platform.orchestration.predict import answers
+
+    checkpoint = next(iter(sorted(run.checkpoints.glob("step-*"))))
+    texts = ["mnli hypothesis: a premise: b", "rte sentence1: a sentence2: b", "mnli hypothesis: c premise: d"]
+    greedy = answers(checkpoint, texts, decode_length=4)
+    assert answers(checkpoint, texts, decode_length=4, beams=1, length_penalty=2.0) == greedy
+    searched = answers(checkpoint, texts, decode_length=4, beams=3)
+    assert len(searched) == 3
+    assert answers(checkpoint, texts[1:], decode_length=4, beams=3) == searched[1:]
+
+
+@pytest.mark.slow
 def test_the_final_table_has_every_row_of_every_split(run: Run) -> None:
     rows = {(row["task"], row["split"], row["metric"]): row for row in result_table(run)}
     assert {key: row["rows"] for key, row in rows.items()} == {
@@ -143,16 +156,25 @@ def test_answers_to_the_same_examples_are_judged_again_and_not_asked_again(run: 
     assert len(asked) == 12
 
 
-def test_answers_of_another_length_are_asked_anew(given: list[str], prepared: Prepared, tmp_path: Path) -> None:
+def test_answers_that_were_decoded_otherwise_are_asked_anew(
+    given: list[str], prepared: Prepared, tmp_path: Path
+) -> None:
     from mixtura.platform.orchestration.evaluate import _earlier_texts
 
     (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if job.name == "glue_rte"]
     earlier = tmp_path / "answers.jsonl"
-    earlier.write_text(json.dumps({"prediction": "entailment", "decode_length": job.decode_length}) + "\n")
+    earlier.write_text(json.dumps({"prediction": "entailment", **job.asked}) + "\n")
     job = replace(job, earlier_answers=str(earlier))
     assert _earlier_texts(job, 1) == ["entailment"]
     assert _earlier_texts(job, 2) is None
     assert _earlier_texts(replace(job, decode_length=job.decode_length + 1), 1) is None
+    assert _earlier_texts(replace(job, beams=4), 1) is None
+
+
+def test_a_recipe_says_how_answers_are_decoded(given: list[str], prepared: Prepared) -> None:
+    tree = load_recipe("quickstart", [*given, "evaluation.beams=4", "evaluation.length_penalty=0.8"])
+    for job in [*jobs_for(tree, prepared), *final_jobs_for(tree, prepared)]:
+        assert job.asked == {"decode_length": tree.evaluation.decode_length, "beams": 4, "length_penalty": 0.8}
 
 
 def predictions(path: Path) -> list[Any]:

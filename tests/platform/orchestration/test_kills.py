@@ -19,6 +19,7 @@ from mixtura.platform.config import Config
 from mixtura.platform.orchestration.cluster import divide
 from mixtura.platform.orchestration.executor import Executor
 from mixtura.platform.orchestration.on_ray import RayExecutor
+from mixtura.platform.tracking.records import Note, read_events
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run
 
@@ -30,6 +31,7 @@ Steps = Callable[[Path], dict[int, Step]]
 STEPS = 60
 FREE = ("executor.workers=2", f"training.steps={STEPS}", "checkpoints.every=10", "evaluation.examples=2")
 """Many short steps: the ranks of a driver that was killed live for a moment, and must not come to the end in it."""
+LOOK_EVERY_S = 0.05
 KILLS = ("builder", "rank 1", "rank 0")
 
 
@@ -87,7 +89,7 @@ class Killer:
         self._kill("rank 0", lambda: [self._rank_0()] if self._is_in_attempt(2, after_step=25) else [])
 
     def _kill(self, name: str, find: Callable[[], list[psutil.Process]]) -> None:
-        while not self._over.wait(0.002):
+        while not self._over.wait(LOOK_EVERY_S):
             found = find()
             if found:
                 found[0].kill()
@@ -133,6 +135,19 @@ def test_a_run_whose_builder_and_ranks_are_killed_goes_on_by_itself_from_its_che
         max(step for step in steps if step % 10 == 0) + 1 for steps in attempts[:-1]
     ]
     assert attempts[-1][-1] == STEPS
+
+
+def test_each_restart_is_told_with_its_reason_and_how_many_are_left(
+    runs: Runs, attempts_of: Callable[[Path], list[list[int]]]
+) -> None:
+    notes = [record.text for record in read_events(runs.disturbed / "events") if isinstance(record, Note)]
+    told = [note for note in notes if note.startswith("attempt failed: ")]
+    steps = [steps[0] - 1 for steps in attempts_of(runs.disturbed)[1:]]
+    assert [note.rpartition("; ")[2] for note in told] == [
+        f"going on from step {step}, {left} of {len(KILLS)} restarts left"
+        for step, left in zip(steps, (2, 1), strict=True)
+    ]
+    assert all("the process of rank" in note or "lost its connection" in note for note in told)
 
 
 def test_killed_builders_and_ranks_change_no_fingerprint(runs: Runs, steps_of: Steps) -> None:

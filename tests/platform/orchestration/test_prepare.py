@@ -97,6 +97,19 @@ def test_what_was_left_out_is_told(prepared: Prepared) -> None:
             assert f"{count} {reason}" in told
 
 
+def test_files_of_a_split_that_is_not_read_are_named(
+    web_text: Callable[[int], Path], web_vocabulary: Path, tmp_path: Path
+) -> None:
+    file = next(web_text(2).iterdir())
+    files = f"{{train: {file}, validation: {file}}}"
+    given = ("mixture.tasks=[c4]", f"mixture.tasks.c4.files={files}")
+    config = load_recipe("quickstart", [*given, f"vocabulary.path={web_vocabulary}"])
+    told = Lines()
+    prepare(config, workspace(str(tmp_path / "runs")), map_inline, told)
+    said = "c4: the files of its validation split are not read: unsupervised text is only trained on"
+    assert [line for line in told.said if "not read" in line] == [said]
+
+
 class Rows:
     """A source of the rows that it is given."""
 
@@ -462,7 +475,12 @@ def test_a_task_held_to_its_first_examples_has_as_many_tokens_as_they_take(web: 
         ["mixture.tasks=[c4]", "mixture.tasks.c4.first_examples=100", "data.chunks=original"],
         ["mixture.tasks=[c4]", "mixture.tasks.c4.first_tokens=5000", "data.chunks=original"],
         ["mixture.tasks=[c4]", "mixture.tasks.c4.first_examples=100", "mixture.tasks.c4.first_tokens=5000"],
-        ["mixture.tasks=[c4_lm]", "mixture.tasks.c4_lm.first_examples=60", "data.features=lm", "data.inputs_length=60"],
+        [
+            "mixture.tasks=[c4_lm]",
+            "mixture.tasks.c4_lm.first_examples=60",
+            "model.architecture=lm",
+            "data.inputs_length=60",
+        ],
     ],
 )
 def test_a_held_task_is_trained_on_with_its_first_shards_alone(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mixtura.platform import config
+from mixtura.platform import recipe_files
 from mixtura.platform.config import Config
 from mixtura.platform.errors import ConfigError, ResourceError, RunError, TrainingError
 from mixtura.platform.orchestration.prepare import map_inline, prepare
@@ -62,14 +62,14 @@ def results_of(folder: Path) -> dict[str, tuple[int, float]]:
 def search_inline(given: list[str]) -> tuple[dict[str, Any] | None, list[str]]:
     reporter = CollectingReporter()
     given = [*given, "executor.kind=inline"]
-    return search_recipe("quickstart", given, config.load("quickstart", given), reporter), reporter.lines
+    return search_recipe("quickstart", given, recipe_files.load("quickstart", given), reporter), reporter.lines
 
 
 # ---- the algorithm ---------------------------------------------------------------------------------------------------
 
 
 def quickstart() -> tuple[Config, Space]:
-    tree = config.load("quickstart", SMALL)
+    tree = recipe_files.load("quickstart", SMALL)
     return tree, Space.of(tree)
 
 
@@ -162,7 +162,7 @@ def test_a_search_without_anything_to_search_is_refused_before_work(tmp_path: Pa
 def test_a_trial_that_was_stopped_goes_on_as_if_it_had_not_been(
     overrides: list[str], new_workspace: Path, wait_for: Callable[..., None]
 ) -> None:
-    tree = config.load("quickstart", overrides)
+    tree = recipe_files.load("quickstart", overrides)
     prepared = prepare(tree, Workspace(new_workspace), map_inline, SilentReporter())
     mixture = plain_baselines(tree)[0]
 
@@ -266,7 +266,7 @@ def test_a_search_inline_says_what_it_costs_and_concludes(overrides: list[str], 
 
     winner = lines[-1].removeprefix("  mixtura train ")
     assert winner == report["winner"]["recipe"]
-    tree = config.load(winner)
+    tree = recipe_files.load(winner)
     assert own_mixture(tree).mixture() == report["winner"]["mixture"]
 
     before = results_of(folder)
@@ -281,7 +281,7 @@ def test_a_search_inline_says_what_it_costs_and_concludes(overrides: list[str], 
     assert len(after) == len(before) + 4
 
     with pytest.raises(RunError, match="was begun by `mixtura search`"):
-        Run(folder).begin("quickstart", config.load("quickstart", overrides))
+        Run(folder).begin("quickstart", recipe_files.load("quickstart", overrides))
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from mixtura.platform.config import Config
-from mixtura.platform.errors import RequestError, ResourceError, RunError, UnknownNameError
+from mixtura.platform.errors import RequestError, ResourceError, RunError, TrainingError, UnknownNameError
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.train import train_recipe
-from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.tracking.records import CheckpointCommitted, EvaluationResult, TrainPoint, read_events
+from mixtura.platform.tracking.selection import best_for, pareto_front, scores
+from mixtura.platform.training import checkpoint_writer
 from mixtura.platform.training.checkpoint import list_checkpoints, verify
+from mixtura.platform.training.loop import TrainingLoop
 from mixtura.platform.workspace import Run
 
 pytestmark = pytest.mark.slow
@@ -149,6 +154,74 @@ def test_a_checkpoint_that_was_committed_and_not_yet_evaluated_is_evaluated_when
     headline = [(record.task, record.metric, record.step) for record in evaluated]
     assert len(headline) == len(set(headline))
     assert {record.step for record in evaluated} == {4, 8, 12}
+
+
+# ---- saving and memory -----------------------------------------------------------------------------------------------
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_pauses_only_to_evaluate_it(
+    train: Train, module_workspace: Path, steps_of: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, last = module_workspace / "overlaps", 60
+    write, deadline = checkpoint_writer.write_tensors, time.monotonic() + 60
+
+    def write_after_the_next_step(path: Path, entries: Any) -> Any:
+        step = int(path.as_posix().rpartition("step-")[2][:6])
+        while step < last and max(steps_of(run)) <= step and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return write(path, entries)
+
+    monkeypatch.setattr(checkpoint_writer, "write_tensors", write_after_the_next_step)
+    train("overlaps", f"training.steps={last}", "checkpoints.every=20")
+    records = read_events(run / "events")
+    committed = {record.step: record.time_s for record in records if isinstance(record, CheckpointCommitted)}
+    evaluated = {record.step: record.time_s for record in records if isinstance(record, EvaluationResult)}
+    stepped = {record.step: record for record in records if isinstance(record, TrainPoint)}
+    assert sorted(committed) == [20, 40, 60]
+    for step in (20, 40):
+        assert stepped[step + 1].time_s < committed[step] <= evaluated[step] < stepped[last].time_s
+    assert [step for step, record in stepped.items() if "save_s" in record.metrics] == [21, 41]
+
+
+def test_retention_deletes_what_is_superseded_and_not_before_it_was_evaluated(
+    train: Train, module_workspace: Path
+) -> None:
+    given = ("checkpoints.every=2", "checkpoints.keep=1", "checkpoints.keep_every=4")
+    for when in ("pause", "after"):
+        train(f"kept-{when}", *given, f"evaluation.when={when}")
+        run = Run(module_workspace / f"kept-{when}")
+        evaluated = {record.step for record in read_events(run.events) if isinstance(record, EvaluationResult)}
+        assert evaluated == {2, 4, 6, 8}
+        kept = {info.step for info in list_checkpoints(run.checkpoints)}
+        assert {4, 8} <= kept
+        found = scores(read_events(run.events))
+        best = {step for step, what in best_for(found).items() if what} | {one.step for one in pareto_front(found)}
+        assert kept == {4, 8} | best
+        with sqlite3.connect(module_workspace / "mlflow.db") as store:
+            query = "select name from tags join runs using (run_uuid) where key = 'files' and value = 'deleted'"
+            marked = {name for (name,) in store.execute(query) if name.startswith(f"kept-{when}@")}
+        assert evaluated - kept
+        assert marked == {f"kept-{when}@{step}" for step in evaluated - kept}
+
+
+@pytest.mark.parametrize(
+    ("error", "third"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "offload_optimizer"),
+        (MemoryError("no more"), "executor.workers=2 at training.zero_stage="),
+    ],
+)
+def test_memory_that_runs_out_is_answered_with_what_would_make_room(
+    train: Train, monkeypatch: pytest.MonkeyPatch, error: Exception, third: str
+) -> None:
+    def run_out(self: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(TrainingLoop, "run", run_out)
+    with pytest.raises(TrainingError) as raised:
+        train(f"out-of-memory-{type(error).__name__}")
+    for setting in ("training.microbatch_size=3", "model.activation_checkpointing=true", third):
+        assert setting in str(raised.value)
 
 
 # ---- stopped ---------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixtura.platform import config
-from mixtura.platform.config import load
+from mixtura.platform import recipe_files
+from mixtura.platform.recipe_files import load
 from mixtura.platform.search.space import Candidate, Space, own_mixture, plain_baselines
 from mixtura.platform.search.winner import winner_file, write_winner
 
@@ -69,7 +69,7 @@ def test_the_winner_of_a_file_is_found_from_anywhere(tmp_path: Path, monkeypatch
     monkeypatch.chdir("/")
     tree = load(str(path))
     assert tree.training.steps == 77
-    assert config.recipe_name(str(path)) == tree.run.name == "mine-winner"
+    assert recipe_files.recipe_name(str(path)) == tree.run.name == "mine-winner"
 
 
 def test_a_submitted_jobs_winner_needs_no_file_of_the_jobs_folder(

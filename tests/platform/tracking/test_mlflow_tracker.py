@@ -15,6 +15,7 @@ import pytest
 
 from mixtura.platform.errors import ResourceError
 from mixtura.platform.tracking import pages
+from mixtura.platform.tracking.aliases import read_aliases
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -184,6 +185,47 @@ def test_a_better_checkpoint_takes_the_tags_and_aliases_over(root: Path) -> None
 
 
 @pytest.mark.slow
+def test_what_people_name_on_the_pages_is_written_down_beside_the_run(root: Path) -> None:
+    finish(root)
+    tracker = send(root)
+    assert read_aliases(root / "demo") == {"demo@best-rte": 200, "demo@best-squad": 300, "demo@champion": 300}
+    client = tracker._client
+    (of_100,) = [
+        model for model in client.search_logged_models([tracker.experiment_id]) if model.params["step"] == "100"
+    ]
+    client.create_registered_model("answers")
+    version = client.create_model_version("answers", source=of_100.artifact_location, run_id=of_100.source_run_id)
+    client.set_registered_model_alias("answers", "production", version.version)
+    client.delete_registered_model_alias("demo", "champion")
+    write(root / "demo" / "events", "note.jsonl", [Note("on we go", time_s=START_S + 400)])
+    send(root)
+    assert read_aliases(root / "demo") == {"demo@best-rte": 200, "demo@best-squad": 300, "answers@production": 100}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_whose_files_are_gone_is_marked_until_they_are_back(root: Path) -> None:
+    events, folders = root / "demo" / "events", root / "demo" / "checkpoints"
+    for step in (300, 400):
+        (folders / f"step-{step:06d}").mkdir(parents=True)
+    saved = [CheckpointCommitted(step, str(folders / f"step-{step:06d}"), time_s=START_S + step) for step in (300, 400)]
+    write(events, "train-0002.jsonl", [*saved])
+    send(root)
+    assert not [tag for tag in contents(root)["model tags"] if tag[1] == "files"]
+
+    (folders / "step-000300").rmdir()
+    write(events, "note-1.jsonl", [Note("on we go", time_s=START_S + 401)])
+    send(root)
+    found = contents(root)
+    assert {tag for tag in found["model tags"] if tag[1] == "files"} == {("demo-step-000300", "files", "deleted")}
+    assert ("demo@300", "files", "deleted") in found["tags"]
+
+    (folders / "step-000300").mkdir()
+    write(events, "note-2.jsonl", [Note("and on", time_s=START_S + 402)])
+    send(root)
+    assert ("demo-step-000300", "files", "") in contents(root)["model tags"]
+
+
+@pytest.mark.slow
 def test_the_order_is_the_one_in_mlflow(root: Path) -> None:
     from mlflow import MlflowClient
 
@@ -207,12 +249,13 @@ def test_the_named_view_has_the_sort_and_the_columns(root: Path) -> None:
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     view = json.loads(json.loads(tags["mlflow.sharedViewState.demo"])["state"])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`average`", False)
-    assert view["columnOrder"][2:7] == [
+    assert view["columnOrder"][2:8] == [
         "metrics.`average`",
         "metrics.`rte/accuracy`",
         "metrics.`squad/accuracy`",
         "tags.`best`",
         "tags.`pareto`",
+        "tags.`files`",
     ]
 
 
