@@ -73,7 +73,6 @@ class EvaluationJob:
     """File for what the checkpoint answered, as JSON lines."""
     earlier_answers: str = ""
     """File of the same checkpoint's answers to the same examples, if there is one: they are judged again then."""
-    threads: int = 1
     copies: dict[str, Any] = field(default_factory=dict)
     """`Copies` as a dictionary: where a node keeps local copies of caches that lie in a bucket."""
 
@@ -89,16 +88,16 @@ class EvaluationJob:
         return {"decode_length": self.decode_length, "beams": self.beams, **penalty}
 
 
-def jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[EvaluationJob]:
+def jobs_for(config: Config, prepared: Prepared) -> list[EvaluationJob]:
     """What is measured on every checkpoint: each task with right answers, on its validation split."""
     return [
-        replace(_job(config, prepared, name, "validation", threads), limit=config.evaluation.examples)
+        replace(_job(config, prepared, name, "validation"), limit=config.evaluation.examples)
         for name, splits in _judged_splits(config, prepared).items()
         if "validation" in splits
     ]
 
 
-def final_jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> list[EvaluationJob]:
+def final_jobs_for(config: Config, prepared: Prepared) -> list[EvaluationJob]:
     """What is measured once, on the best checkpoint: each task's whole test split, or its whole validation split where
     the answers of the test split are not public."""
     tasks = tasks_of(config)
@@ -108,7 +107,7 @@ def final_jobs_for(config: Config, prepared: Prepared, *, threads: int = 1) -> l
     for name, splits in _judged_splits(config, prepared).items():
         if splits:
             split = "test" if "test" in splits else "validation"
-            job = _job(config, prepared, name, split, threads)
+            job = _job(config, prepared, name, split)
             named = split if split == "test" else WHOLE_VALIDATION
             training = prepared.caches[trained[name]] if name in trained else ""
             jobs.append(replace(job, named=named, baselines=True, training=training))
@@ -124,7 +123,7 @@ def _judged_splits(config: Config, prepared: Prepared) -> dict[str, tuple[str, .
     }
 
 
-def _job(config: Config, prepared: Prepared, name: str, split: str, threads: int) -> EvaluationJob:
+def _job(config: Config, prepared: Prepared, name: str, split: str) -> EvaluationJob:
     return EvaluationJob(
         task=asdict(choice_of(config, name)),
         split=split,
@@ -135,16 +134,12 @@ def _job(config: Config, prepared: Prepared, name: str, split: str, threads: int
         batch_tokens=config.evaluation.batch_tokens,
         beams=config.evaluation.beams,
         length_penalty=config.evaluation.length_penalty,
-        threads=threads,
         copies=asdict(copies_of(config)),
     )
 
 
 def run_job(job: EvaluationJob) -> dict[str, Any]:
     """Answer and judge; returns the numbers (the answers go to their file)."""
-    import torch
-
-    torch.set_num_threads(job.threads)
     model, vocabulary = _loaded(job.checkpoint)
     task, cache = chosen_task(job.task), open_cache(job.cache, job.split, Copies(**job.copies))
     examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)

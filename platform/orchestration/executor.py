@@ -62,6 +62,9 @@ class InlineExecutor:
 
     def evaluate(self, jobs: Sequence[EvaluationJob]) -> list[Job]:
         """One job after the other."""
+        import torch
+
+        torch.set_num_threads(self.threads)
         return [run_job(job) for job in jobs]
 
     def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:

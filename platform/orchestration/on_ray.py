@@ -75,7 +75,8 @@ class RayExecutor:
 
         if not self._evaluators:
             kind = ray.remote(num_cpus=self.ledger.evaluator_cpus, max_restarts=-1, max_task_retries=3)(Evaluator)
-            self._evaluators = [kind.remote() for _ in range(self.ledger.evaluators)]
+            threads = max(1, int(self.ledger.evaluator_cpus))
+            self._evaluators = [kind.remote(threads) for _ in range(self.ledger.evaluators)]
         return self._evaluators
 
     def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:
@@ -154,7 +155,10 @@ def _map_jobs(function: Callable[[Job], Job], jobs: Sequence[Job], *, cpus: floa
 class Evaluator:
     """A process that answers evaluation jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
         logging.getLogger("transformers").setLevel(logging.ERROR)
 
     def run(self, job: Job) -> Job:
