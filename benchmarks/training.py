@@ -324,10 +324,14 @@ def segments_of(rows: Examples) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def overhead(arguments: argparse.Namespace) -> None:
-    """Seconds of a step: a plain loop, the engine with ZeRO in one process, and a worker of Ray Train."""
+    """Seconds of a step: a plain loop, the engine with ZeRO in one process, and a worker of Ray Train.
+
+    Alone, and with what a step waits for its batch: block builders of Ray take of the CPUs that the others build on
+    between steps.
+    """
     from mixtura.platform.tracking.records import TrainPoint, read_events
 
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for round_number in range(arguments.rounds):
             for kind in ("plain", "inline", "ray"):
@@ -342,21 +346,26 @@ def overhead(arguments: argparse.Namespace) -> None:
                     continue
                 subprocess.run(command, check=True, capture_output=True)
                 points = [one for one in read_events(Path(folder) / name / "events") if isinstance(one, TrainPoint)]
-                steps = [point.metrics["step_s"] - point.metrics["data_wait_s"] for point in points[2:]]
-                seconds.setdefault(kind, []).append(statistics.median(steps))
-    print(f"{'':<40}{'s a step':>10}{'over the plain loop':>22}")
-    ratios = {
-        kind: [one / plain for one, plain in zip(values, seconds["plain"], strict=True)]
-        for kind, values in seconds.items()
-    }
+                whole = [point.metrics["step_s"] for point in points[2:]]
+                waited = [point.metrics["data_wait_s"] for point in points[2:]]
+                seconds.setdefault(kind, []).append(
+                    (statistics.median(a - b for a, b in zip(whole, waited, strict=True)), statistics.median(whole))
+                )
+    print(f"{'':<30}{'s a step':>10}{'over plain':>12}{'s with its batch':>18}{'over plain':>12}")
     titles = {"plain": "plain loop, no DeepSpeed", "inline": "ZeRO, one process", "ray": "ZeRO, a worker of Ray Train"}
     for kind, values in seconds.items():
-        print(f"{titles[kind]:<40}{statistics.median(values):>10.3f}{statistics.median(ratios[kind]) - 1:>22.1%}")
+        line = f"{titles[kind]:<30}"
+        for part, width in ((0, 10), (1, 18)):
+            ratios = [one[part] / plain[part] for one, plain in zip(values, seconds["plain"], strict=True)]
+            line += (
+                f"{statistics.median(one[part] for one in values):>{width}.3f}{statistics.median(ratios) - 1:>12.1%}"
+            )
+        print(line)
     print(json.dumps(seconds))
 
 
-def plain_loop(folder: str, arguments: argparse.Namespace) -> float:
-    """Seconds of a step of the same run without DeepSpeed, loop and reports: the model, the loss, the optimizer."""
+def plain_loop(folder: str, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Seconds of a step, alone and with its batch, of the same run without DeepSpeed, loop and reports."""
     from mixtura.platform.data.lanes import RankStream
     from mixtura.platform.data.stream import MixtureStream
     from mixtura.platform.data.vocabulary import Vocabulary
@@ -375,8 +384,9 @@ def plain_loop(folder: str, arguments: argparse.Namespace) -> float:
     reader, size = RankStream(stream), tree.training.microbatch_size
     config = assemble.model_config(tree.model, Vocabulary(str(prepared.vocabulary)).embedding_rows)
     ours = Ours(assemble.build_model(config, 0, tree.model), tree.training.precision, "cpu")
-    times = []
+    times, whole = [], []
     for _ in range(arguments.steps):
+        asked = time.perf_counter()
         features = {name: torch.from_numpy(value) for name, value in reader.next_batch().features.items()}
         started, rows = time.perf_counter(), len(features["encoder_input_tokens"])
         ours.engine.begin_step(-(-rows // size))
@@ -393,7 +403,8 @@ def plain_loop(folder: str, arguments: argparse.Namespace) -> float:
         ours.update()
         ours.engine.begin_step = begin  # type: ignore[method-assign]
         times.append(time.perf_counter() - started)
-    return statistics.median(times[2:])
+        whole.append(time.perf_counter() - asked)
+    return statistics.median(times[2:]), statistics.median(whole[2:])
 
 
 def main() -> None:

@@ -50,8 +50,8 @@ class Kept:
     bias: int
     """Of position biases and masks, made once for each stack."""
     head: int
-    """Of the loss: a chunk of logits with its gradient, and the gradients of hidden states and head, which are made
-    while the logits are there."""
+    """Of the loss: a chunk of logits, whose gradient takes their place, and the gradients of hidden states and head,
+    which are made while it is there."""
     working: int
     """The most that the backward pass of one layer makes and drops again, estimated; with activation checkpointing also
     what the layer keeps once it is computed again."""
@@ -182,10 +182,13 @@ def kept_bytes(
     # A kernel that adds the bias itself takes one table for all rows.
     tables = 1 if attention == "flex" else batch.rows
     targets = batch.rows * batch.decoder_length if batch.targets is None else batch.targets
-    of_head = 0 if config.adapter_size is not None else _FULL * config.vocab_size * config.d_model
+    # The head's gradient is a sum, to which each chunk adds its own.
+    of_head = 0 if config.adapter_size is not None else 2 * _FULL * config.vocab_size * config.d_model
+    # A GPU multiplies the gradient of logits in the width of activations.
+    of_logit = _FULL + (width if on_gpu and width < _FULL else 0)
     return Kept(
         activations=batch.rows * (kept + ends),
         bias=tables * sum(stack.pairs for stack in stacks),
-        head=2 * _FULL * min(chunk_tokens, targets) * config.vocab_size + of_head + width * targets * config.d_model,
+        head=of_logit * min(chunk_tokens, targets) * config.vocab_size + of_head + width * targets * config.d_model,
         working=batch.rows * (again + backward),
     )

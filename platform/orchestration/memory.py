@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 from mixtura.platform.config import Config
 from mixtura.platform.data.features import row_lengths
 from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
-from mixtura.platform.errors import ConfigError
 from mixtura.platform.orchestration import assemble
 from mixtura.platform.training.deepspeed_settings import (
     StageAndPrecision,
     deepspeed_settings,
     effective_stage,
-    refuse_contradictions,
 )
 from mixtura.platform.training.footprint import Weights, state_bytes
 
@@ -44,7 +42,7 @@ class Memory:
     bias: int
     """Position bias and mask of the attentions, and what their gradients take."""
     logits: int
-    """The chunk of logits that the loss has at a time, with its gradient."""
+    """The chunk of logits that the loss has at a time, and the gradients that it makes of it."""
     working: int
     """What the backward pass makes and drops again: an estimate."""
     update: int
@@ -223,7 +221,7 @@ def savings(config: Config, workers: int, *, on_gpu: bool) -> list[Saving]:
             if stage > now.stage
         ),
     ]
-    if on_gpu and _may_offload():
+    if on_gpu:
         choices.append(
             (
                 "training.deepspeed={zero_optimization: {offload_optimizer: {device: cpu}}}",
@@ -236,15 +234,6 @@ def savings(config: Config, workers: int, *, on_gpu: bool) -> list[Saving]:
         for override, setting, remark in choices
     ]
     return sorted((one for one in found if one.saved > 0), key=lambda one: -one.saved)
-
-
-def _may_offload() -> bool:
-    """Whether the engine takes it."""
-    try:
-        refuse_contradictions(_OFFLOAD)
-    except ConfigError:
-        return False
-    return True
 
 
 _COST_OF_STAGE = {

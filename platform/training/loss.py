@@ -9,6 +9,8 @@ largest tensor of a small model's step. The gradient is made while they are ther
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -38,20 +40,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if of_weight_needed else None
         total = hidden.new_zeros((), dtype=torch.float32)
         per_token = torch.empty_like(weights)
+        room = None if hidden.is_cuda else hidden.new_empty(chunk_tokens, weight.shape[0], dtype=torch.float32)
         for first in range(0, len(hidden), chunk_tokens):
             chunk = slice(first, first + chunk_tokens)
-            logits = _product(hidden[chunk], weight.t())
-            losses, per_token[chunk], log_z = _losses(logits, targets[chunk], terms)
+            now = hidden[chunk]
+            logits = _product(now, weight.t(), None if room is None else room[: len(now)])
+            losses, per_token[chunk], *z = _losses(logits, targets[chunk], terms)
             total += (losses * weights[chunk]).sum()
             if of_hidden is None and of_weight is None:
                 continue
-            gradient = _gradient_in_place(logits, log_z, targets[chunk], weights[chunk], terms)
+            gradient = _gradient_in_place(logits, (z[0], z[1]), targets[chunk], weights[chunk], terms)
             # A GPU multiplies in the precision of the model, as all its other products.
             gradient = gradient.to(hidden.dtype) if hidden.is_cuda else gradient
             if of_hidden is not None:
                 of_hidden[chunk] = _product(gradient, weight)
             if of_weight is not None:
-                of_weight += _product(gradient.t(), hidden[chunk])
+                of_weight += _product(gradient.t(), now)
         ctx.gradients = of_hidden, None if of_weight is None else of_weight.to(weight.dtype)
         ctx.mark_non_differentiable(per_token)
         return total, per_token
@@ -64,36 +68,57 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return of_hidden, of_weight, None, None, None, None, None
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product in fp32, of bf16 factors too."""
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """The matrix product in fp32, of bf16 factors too; on a CPU, `out` is memory for it."""
+    if left.is_cuda:
+        return left @ right if left.dtype == torch.float32 else torch.mm(left, right, out_dtype=torch.float32)
+    with _bf16_factors(torch.bfloat16 in (left.dtype, right.dtype)):
+        return torch.mm(left.float(), right.float(), out=out)
 
 
-def _losses(logits: Tensor, targets: Tensor, terms: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
-    """For each token the loss, the plain cross entropy, and log Z."""
+@contextlib.contextmanager
+def _bf16_factors(wanted: bool) -> Iterator[None]:
+    """A CPU that multiplies bf16 natively may round fp32 factors to it, and still adds up in fp32."""
+    if not wanted:
+        yield
+        return
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+def _losses(logits: Tensor, targets: Tensor, terms: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each token the loss, the plain cross entropy, log Z, and Z over exp(largest logit).
+
+    The logits themselves become exp(logits - largest logit).
+    """
     z_loss, label_smoothing = terms
-    log_z = torch.logsumexp(logits, dim=-1)
     target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    mean_logits = logits.mean(dim=-1) if label_smoothing else target_logits
+    largest = logits.amax(dim=-1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(dim=-1)
+    log_z = largest.squeeze(-1) + total.log()
     per_token = log_z - target_logits
     losses = per_token
     if label_smoothing:
-        losses = losses + label_smoothing * (target_logits - logits.mean(dim=-1))
+        losses = losses + label_smoothing * (target_logits - mean_logits)
     if z_loss:
         losses = losses + z_loss * log_z.square()
-    return losses, per_token, log_z
+    return losses, per_token, log_z, total
 
 
 def _gradient_in_place(
-    logits: Tensor, log_z: Tensor, targets: Tensor, weights: Tensor, terms: tuple[float, float]
+    exponentials: Tensor, z: tuple[Tensor, Tensor], targets: Tensor, weights: Tensor, terms: tuple[float, float]
 ) -> Tensor:
-    """The gradient of the weighted sum of losses, in the place of the logits."""
-    z_loss, label_smoothing = terms
-    gradient = logits.sub_(log_z.unsqueeze(-1)).exp_()
-    gradient.mul_((weights * (1 + 2 * z_loss * log_z)).unsqueeze(-1))
+    """The gradient of the weighted sum of losses, in the place of what `_losses` left there; `z` is what it gave."""
+    (z_loss, label_smoothing), (log_z, total) = terms, z
+    gradient = exponentials.mul_((weights * (1 + 2 * z_loss * log_z) / total).unsqueeze(-1))
     if label_smoothing:
-        gradient.sub_((weights * (label_smoothing / logits.shape[-1])).unsqueeze(-1))
+        gradient.sub_((weights * (label_smoothing / gradient.shape[-1])).unsqueeze(-1))
     return gradient.scatter_add_(-1, targets.unsqueeze(-1), (weights * (label_smoothing - 1)).unsqueeze(-1))
 
 
