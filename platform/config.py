@@ -372,7 +372,7 @@ class ExecutorSection(Section):
     """Training processes; one for each GPU where there are any."""
     gpus_per_worker: Annotated[float, FREE] = Field(default=0, ge=0)
     cpus_per_worker: Annotated[float | None, FREE] = Field(default=None, gt=0)
-    """If not given, what is left of the machine is divided evenly."""
+    """And its threads; if not given, what is left of the machine is divided evenly."""
     address: Annotated[str | None, FREE] = None
     """A running Ray cluster; if not given, the one this job is in, otherwise one of its own on this machine."""
     max_failures: Annotated[int, FREE] = Field(default=3, ge=0)

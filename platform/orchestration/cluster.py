@@ -58,6 +58,10 @@ class Ledger:
     stream_memory: int
     """Most bytes of the blocks that each worker holds or has under way."""
 
+    threads: int = 1
+    """Threads of each worker: as many as it has CPUs of its own where that was asked for; otherwise the machine's CPUs
+    divided, since the others have little to do while it trains."""
+
     def describe(self) -> str:
         """One line for the terminal."""
         gpus = f" + {self.worker_gpus:g} GPU" if self.worker_gpus else ""
@@ -141,6 +145,7 @@ def _with_share(
         preparer_cpus=preparer,
         preparers=_how_many(share, preparer) if preparing else 0,
         stream_memory=stream_memory,
+        threads=max(1, int(cpus / workers if settings.cpus_per_worker is None else worker)),
     )
 
 

@@ -44,7 +44,7 @@ class RayExecutor:
         self.ledger, self.max_failures = ledger, max_failures
         self.shards_at_once = shards_at_once or max(1, int(ledger.cpus))
         self.blocks_per_lane = blocks_per_lane
-        self.threads = max(1, int(ledger.cpus / ledger.workers))
+        self.threads = ledger.threads
         self._evaluators: list[Any] = []
 
     def describe(self) -> str:

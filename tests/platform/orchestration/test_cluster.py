@@ -78,3 +78,9 @@ def test_workers_of_a_node_share_half_of_its_object_store() -> None:
     settings = ExecutorSection(workers=3, cpus_per_worker=2)
     assert divide(12, 0, settings, stream_memory=10**9, nodes=nodes).stream_memory == 300_000_000
     assert divide(12, 0, settings, stream_memory=10**8, nodes=nodes).stream_memory == 10**8
+
+
+def test_a_worker_has_as_many_threads_as_cpus_where_they_were_asked_for_and_else_its_part_of_the_machine() -> None:
+    asked = [None, 1, 3, 0.5]
+    assert [divide(8, 0, ExecutorSection(workers=2, cpus_per_worker=cpus)).threads for cpus in asked] == [4, 1, 3, 1]
+    assert divide(2, 0, ExecutorSection(workers=3)).threads == 1
