@@ -247,6 +247,9 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
         blocks = () if torch.compiler.is_compiling() else bias.blocks
         out: Tensor = _CpuAttention.apply(q, k, v, bias.added, bias.position, blocks)  # type: ignore[no-untyped-call]
         return out
+    if q.device.type == "cpu" and q.shape[2] == 1:
+        # For one query the fused kernel takes twice the time of two products in fp32, ten times in bf16.
+        return eager_attention(q, k, v, bias)
     return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.added, scale=1.0)
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from mixtura.models.t5.model import PAD_ID, T5, DecoderOnlyT5
+from mixtura.models.t5.model import PAD_ID, TextToText
 from mixtura.models.t5.stack import DecoderCache
 
 _IMPOSSIBLE = float("-inf")
@@ -20,7 +19,7 @@ _IMPOSSIBLE = float("-inf")
 
 @torch.no_grad()
 def greedy_decode(
-    model: T5 | DecoderOnlyT5,
+    model: TextToText,
     inputs: Tensor,
     segment_ids: Tensor | None = None,
     *,
@@ -33,7 +32,7 @@ def greedy_decode(
     is int64 [batch, length]: each row ends with `eos_id` if it came, and is padded with 0; the longest has `length`.
     """
     segments = _one_segment(inputs, segment_ids, max_length)
-    cache, logits = _begin(model, inputs, segments, max_length)
+    cache, logits = model.start_decoding(inputs, segments, max_length)
     answers = torch.full((inputs.shape[0], max_length), PAD_ID, dtype=torch.int64, device=inputs.device)
     length = _fill(model, cache, logits, answers, eos_id)
     return answers[:, :length]
@@ -41,7 +40,7 @@ def greedy_decode(
 
 @torch.no_grad()
 def beam_decode(
-    model: T5 | DecoderOnlyT5,
+    model: TextToText,
     inputs: Tensor,
     segment_ids: Tensor | None = None,
     *,
@@ -64,7 +63,7 @@ def beam_decode(
         return greedy_decode(model, inputs, segment_ids, max_length=max_length, eos_id=eos_id)
     segments = _one_segment(inputs, segment_ids, max_length)
     limits = ((segments != 0).sum(1) * 3 // 2 + 10).clamp(max=max_length)
-    cache, logits = _begin(model, inputs, segments, int(limits.max()))
+    cache, logits = model.start_decoding(inputs, segments, int(limits.max()))
     beams_of_rows = torch.arange(len(limits), device=limits.device).repeat_interleave(beams)
     search = _Search.begin(limits, beams, length_penalty, eos_id)
     return search.run(model, cache.select(beams_of_rows), logits[beams_of_rows])
@@ -80,27 +79,7 @@ def _one_segment(tokens: Tensor, segment_ids: Tensor | None, max_length: int) ->
     return segments
 
 
-def _begin(model: T5 | DecoderOnlyT5, inputs: Tensor, segments: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
-    """What the model knows of the inputs, with room for `max_length` tokens; and the logits of the first of them."""
-    if isinstance(model, T5):
-        cache = model.start_decoding(model.encode(inputs, segments), segments, max_length)
-        return cache, model.decode_next(torch.full_like(inputs[:, 0], PAD_ID), cache)
-    return model.start_decoding(*_beginnings(inputs, segments), max_length)
-
-
-def _beginnings(inputs: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a single stack as far as they are known, with their segment ids, so padded that they end together.
-
-    >>> _beginnings(torch.tensor([[7, 8, 1], [9, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]]))[0].tolist()
-    [[0, 7, 8, 1], [0, 0, 9, 1]]
-    """
-    columns, padding = torch.arange(inputs.shape[1] + 1, device=inputs.device), (segments == 0).sum(1, keepdim=True)
-    # Everything moves to the right by as much as there is padding, and by the pad that a row begins with.
-    shifted = functional.pad(inputs, (1, 0), value=PAD_ID).gather(1, (columns - padding).clamp(min=0))
-    return shifted, (columns >= padding).to(segments.dtype)
-
-
-def _fill(model: T5 | DecoderOnlyT5, cache: DecoderCache, logits: Tensor, answers: Tensor, eos_id: int) -> int:
+def _fill(model: TextToText, cache: DecoderCache, logits: Tensor, answers: Tensor, eos_id: int) -> int:
     """Writes the answers in place; returns the length of the longest."""
     batch, max_length = answers.shape
     rows = torch.arange(batch, device=answers.device)
@@ -152,7 +131,7 @@ class _Search:
         rows = torch.arange(batch, device=device)
         return cls(empty[:, 0].clone(), rows, limits, empty, first, empty.clone(), impossible, length_penalty, eos_id)
 
-    def run(self, model: T5 | DecoderOnlyT5, cache: DecoderCache, logits: Tensor) -> Tensor:
+    def run(self, model: TextToText, cache: DecoderCache, logits: Tensor) -> Tensor:
         """[batch, length] answers, by the logits [rows x beams, vocabulary] of their first token."""
         done = torch.zeros_like(self.rows, dtype=torch.bool)
         for position in range(int(self.limits.max())):

@@ -32,6 +32,24 @@ def logits(hidden: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(hidden.float(), weight.float())
 
 
+_EXACT_LOGITS = 8
+
+
+def decoding_logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """As `logits`, for one position of each row [rows, 1, width]: of bf16 factors only the likeliest few are exact.
+
+    The others are rounded to bf16: a step of decoding would else turn the whole weight into float32 each time.
+    """
+    if hidden.dtype == torch.float32 or product_dtype(hidden) == torch.float32:
+        return logits(hidden, weight)
+    if hidden.is_cuda:
+        return torch.mm(hidden.flatten(0, 1), weight.t(), out_dtype=torch.float32)[:, None]
+    rounded = functional.linear(hidden, weight)
+    _, likeliest = rounded.topk(min(_EXACT_LOGITS, len(weight)), dim=-1)
+    exact = (weight[likeliest].float() @ hidden.float().unsqueeze(-1)).squeeze(-1)
+    return rounded.float().scatter_(-1, likeliest, exact)
+
+
 @lru_cache(maxsize=1)
 def _cpu_multiplies_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -128,7 +146,9 @@ class ReluFeedForward(nn.Module):
 
     def forward(self, x: Tensor, dropout: Dropout | None) -> Tensor:
         """[batch, length, d_model] -> the same."""
-        hidden: Tensor = self.wo(drop(functional.relu(self.wi(x)), self.site, dropout))
+        hidden: Tensor = self.wo(
+            drop(functional.relu(self.wi(x), inplace=not torch.is_grad_enabled()), self.site, dropout)
+        )
         return hidden
 
 

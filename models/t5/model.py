@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mixtura.models.t5.attention import ATTENTION_KINDS, AttentionKind, Visible, mask
 from mixtura.models.t5.config import T5Config
 from mixtura.models.t5.dropout import Dropout
-from mixtura.models.t5.layers import Embedding, Head, Linear, logits
+from mixtura.models.t5.layers import Embedding, Head, Linear, decoding_logits, logits
 from mixtura.models.t5.stack import Computing, DecoderCache, Stack
 
 PAD_ID = 0
@@ -80,8 +81,14 @@ class TextToText(nn.Module, ABC):
                 f"position {cache.length} was asked of a decoder cache with room for {cache.max_length}; "
                 "start it with a larger max_length"
             )
-        found: Tensor = self.unembed(self._decoder().go_on(self.embedding(tokens[:, None]), cache))[:, 0]
+        hidden = self._decoder().go_on(self.embedding(tokens[:, None]), cache)
+        found: Tensor = self.unembed(hidden, decoding_logits)[:, 0]
         return found
+
+    @abstractmethod
+    def start_decoding(self, inputs: Tensor, segment_ids: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
+        """A cache with what is known of inputs [batch, source length], and the logits [batch, vocab_size] of the first
+        of up to `max_length` tokens that answer them."""
 
     @abstractmethod
     def _decoder(self) -> Stack:
@@ -158,9 +165,18 @@ class T5(TextToText):
         """What the decoder looks at, [batch, length, d_model], without dropout."""
         return self._encode(tokens, _segments(tokens, segment_ids), None)
 
-    def start_decoding(self, encoded: Tensor, encoder_segment_ids: Tensor, max_length: int) -> DecoderCache:
-        """A cache for decoding up to `max_length` tokens one by one; every row is one segment."""
-        return self.decoder.look_at(encoded, encoder_segment_ids != PAD_ID, max_length)
+    def start_decoding(self, inputs: Tensor, segment_ids: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
+        """A cache for decoding up to `max_length` tokens one by one, and the logits [batch, vocab_size] of the first.
+
+        inputs [batch, source length], one example per row. Rows of similar length are encoded together, so that a batch
+        that is padded to its longest costs little more than its tokens.
+        """
+        parts = []
+        for rows, length in _of_similar_length(segment_ids):
+            encoded = self.encode(inputs[rows, :length], segment_ids[rows, :length])
+            parts.append((rows, encoded))
+        cache = self.decoder.look_at(parts, segment_ids != PAD_ID, max_length, dtype=parts[0][1].dtype)
+        return cache, self.decode_next(torch.full_like(inputs[:, 0], PAD_ID), cache)
 
     def _encode(self, tokens: Tensor, segments: Tensor, dropout: Dropout | None) -> Tensor:
         encoded: Tensor = self._encoder()(
@@ -212,21 +228,21 @@ class DecoderOnlyT5(TextToText):
         x = self.embedding(decoder_input_tokens)
         return self.unembed(self.decoder(x, visible, dropout, bidirectional=self.prefix), head)
 
-    def start_decoding(self, tokens: Tensor, segment_ids: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
+    def start_decoding(self, inputs: Tensor, segment_ids: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:
         """A cache with what the rows begin with, and the logits [batch, vocab_size] of what comes next.
 
-        tokens [batch, length], all of them inputs, end together: padding, of segment 0, is before them. There is room
-        for `max_length` tokens more.
+        inputs [batch, source length], one example per row. There is room for `max_length` tokens more.
         """
+        tokens, segment_ids = _beginnings(inputs, segment_ids)
         length = tokens.shape[1]
         x = self.embedding(tokens)
         cache = self.decoder.start(x, length + max_length, bidirectional=self.prefix)
-        seen = torch.nn.functional.pad(segment_ids != PAD_ID, (0, max_length), value=True)
+        seen = functional.pad(segment_ids != PAD_ID, (0, max_length), value=True)
         cache.own_mask = mask(seen[:, None, None], x.dtype)
         visible = self._visible(segment_ids, segment_ids if self.prefix else None)
         bias = self.decoder.relative_bias(length, bidirectional=self.prefix) + mask(visible.dense(), x.dtype)
         hidden = self.decoder.go_on(x, cache, bias)
-        return cache, self.unembed(hidden[:, -1])
+        return cache, self.unembed(hidden[:, -1:], decoding_logits)[:, 0]
 
     def _visible(self, segments: Tensor, both_ways: Tensor | None) -> Visible:
         return Visible(segments, segments, causal=True, prefix=None if both_ways is None else both_ways.bool())
@@ -262,3 +278,38 @@ def create_model(
 
 def _segments(tokens: Tensor, segment_ids: Tensor | None) -> Tensor:
     return (tokens != PAD_ID).to(torch.int32) if segment_ids is None else segment_ids
+
+
+_ENCODED_AT_LEAST = 1024
+"""Positions for which rows of other lengths are encoded together, since calls would cost more than padding."""
+
+
+def _of_similar_length(segments: Tensor) -> list[tuple[Tensor, int]]:
+    """Rows [rows] in groups, the longest first, and the length that each group needs.
+
+    >>> rows = torch.tensor([[1] * 1000, [1] * 400 + [0] * 600, [1] * 980 + [0] * 20])
+    >>> [(group.tolist(), length) for group, length in _of_similar_length(rows)]
+    [([0, 2], 1000), ([1], 400)]
+    """
+    positions = torch.arange(1, segments.shape[1] + 1, device=segments.device)
+    lengths = ((segments != PAD_ID) * positions).amax(1).clamp(min=1)
+    ordered, rows = lengths.sort(descending=True, stable=True)
+    groups, first, all_lengths = [], 0, ordered.tolist()
+    for place, length in enumerate(all_lengths):
+        longest = all_lengths[first]
+        if length < 0.95 * longest and (place - first) * longest >= _ENCODED_AT_LEAST:
+            groups.append((rows[first:place], longest))
+            first = place
+    return [*groups, (rows[first:], all_lengths[first])]
+
+
+def _beginnings(inputs: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a single stack as far as they are known, with their segment ids, so padded that they end together.
+
+    >>> _beginnings(torch.tensor([[7, 8, 1], [9, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]]))[0].tolist()
+    [[0, 7, 8, 1], [0, 0, 9, 1]]
+    """
+    columns, padding = torch.arange(inputs.shape[1] + 1, device=inputs.device), (segments == 0).sum(1, keepdim=True)
+    # Everything moves to the right by as much as there is padding, and by the pad that a row begins with.
+    shifted = functional.pad(inputs, (1, 0), value=PAD_ID).gather(1, (columns - padding).clamp(min=0))
+    return shifted, (columns >= padding).to(segments.dtype)

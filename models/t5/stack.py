@@ -223,13 +223,26 @@ class Stack(nn.Module):
         farthest_first = torch.arange(1 - max_length, 1, device=example.device)
         return DecoderCache(layers, self.relative_bias.by_offset(farthest_first, bidirectional=bidirectional))
 
-    def look_at(self, encoded: Tensor, visible: Tensor, max_length: int) -> DecoderCache:
-        """A decoder's empty cache; encoded [batch, source length, d_model], visible [batch, source length] is bool."""
-        cache = self.start(encoded, max_length, bidirectional=False)
+    def look_at(
+        self, parts: Sequence[tuple[Tensor, Tensor]], visible: Tensor, max_length: int, *, dtype: torch.dtype
+    ) -> DecoderCache:
+        """A decoder's empty cache, with room for `max_length` positions.
+
+        `parts` are rows (int64) and what was encoded of them, [rows, up to the source length, d_model]; visible [batch,
+        source length] is bool.
+        """
+        batch, source_length = visible.shape
+        cache = self.start(torch.empty(batch, dtype=dtype, device=visible.device), max_length, bidirectional=False)
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             assert layer.cross_attention is not None
-            layer_cache.cross = layer.cross_attention.keys_values(encoded)
-        cache.cross_mask = mask(visible[:, None, None], encoded.dtype)
+            # Read at every step, head by head.
+            shape = (batch, layer.cross_attention.heads, source_length, layer.cross_attention.d_kv)
+            both = torch.zeros(2, *shape, dtype=dtype, device=visible.device)
+            for rows, encoded in parts:
+                for room, made in zip(both, layer.cross_attention.keys_values(encoded), strict=True):
+                    room[rows, :, : encoded.shape[1]] = made
+            layer_cache.cross = both[0], both[1]
+        cache.cross_mask = mask(visible[:, None, None], dtype)
         return cache
 
     def go_on(self, x: Tensor, cache: DecoderCache, bias: Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixtura.models.t5 import T5, T5Config, create_model, initialize
-from mixtura.models.t5.layers import RMSNorm
+from mixtura.models.t5.layers import RMSNorm, decoding_logits, logits
+
+
+@contextlib.contextmanager
+def calls_of(stack: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """Rows and lengths of what a stack is called with."""
+    seen: list[tuple[int, ...]] = []
+    hook = stack.register_forward_pre_hook(lambda _, arguments: seen.append(tuple(arguments[0].shape[:2])))
+    yield seen
+    hook.remove()
+
 
 RandomModel = Callable[..., T5]
 
@@ -123,23 +134,50 @@ def test_decoding_step_by_step_gives_the_logits_of_decoding_at_once(
     config: T5Config, random_model: RandomModel, padded_rows: tuple[Tensor, Tensor]
 ) -> None:
     model, (inputs, targets) = random_model(config), padded_rows
+    targets[:, 0] = 0
     segments = (inputs != 0).int()
     with torch.no_grad():
-        encoded = model.encode(inputs)
         at_once = model(inputs, targets)
-        cache = model.start_decoding(encoded, segments, max_length=targets.shape[1])
-        steps = torch.stack([model.decode_next(tokens, cache) for tokens in targets.T], 1)
+        cache, first = model.start_decoding(inputs, segments, max_length=targets.shape[1])
+        steps = torch.stack([first, *(model.decode_next(tokens, cache) for tokens in targets.T[1:])], 1)
     torch.testing.assert_close(steps, at_once, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="position 140 was asked of a decoder cache with room for 140"):
         model.decode_next(targets[:, 0], cache)
 
 
+def test_rows_of_other_lengths_are_encoded_apart_and_give_the_same(config: T5Config, random_model: RandomModel) -> None:
+    model, lengths = random_model(config), [40, 600, 400, 9, 580, 380]
+    inputs = torch.zeros(len(lengths), 600, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        inputs[row, :length] = torch.randint(2, 64, (length,))
+    segments = (inputs != 0).int()
+    with torch.no_grad():
+        with calls_of(model.encoder) as encoded:
+            _, logits = model.start_decoding(inputs, segments, max_length=1)
+        expected = model(inputs, torch.zeros(len(lengths), 1, dtype=torch.int64))[:, 0]
+    assert encoded == [(2, 600), (3, 400), (1, 9)]
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_likeliest_logits_of_bf16_factors_are_exact_when_decoding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 1, 64, generator=generator).bfloat16()
+    weight = torch.randn(900, 64, generator=generator).bfloat16()
+    found, exact = decoding_logits(hidden, weight), logits(hidden, weight)
+    best = exact.topk(4, dim=-1)
+    torch.testing.assert_close(found.gather(-1, best.indices), best.values, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found.argmax(-1), exact.argmax(-1))
+    torch.testing.assert_close(found.logsumexp(-1), exact.logsumexp(-1), rtol=0, atol=1e-2)
+    assert torch.equal(decoding_logits(hidden.float(), weight.float()), logits(hidden.float(), weight.float()))
+
+
 def test_a_cache_can_be_cut_and_reordered(config: T5Config, random_model: RandomModel) -> None:
     model, inputs, targets = random_model(config), torch.randint(2, 64, (3, 8)), torch.randint(2, 64, (3, 6))
+    targets[:, 0] = 0
     chosen = torch.tensor([2, 0, 2])
     with torch.no_grad():
-        cache = model.start_decoding(model.encode(inputs), torch.ones_like(inputs), max_length=6)
-        for position in range(5):
+        cache, _ = model.start_decoding(inputs, torch.ones_like(inputs), max_length=6)
+        for position in range(1, 5):
             model.decode_next(targets[:, position], cache)
         logits = model.decode_next(targets[chosen, 5], cache.select(chosen))
         expected = model(inputs, targets)[chosen, 5]
