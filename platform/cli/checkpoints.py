@@ -15,22 +15,26 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Checkpoints of runs, and models of others.", no_args_is_help=True)
 
 
+By = Annotated[str, typer.Option(help="'average', or an evaluated task: its name or the end of it, such as rte.")]
+
+
 @app.command("list")
 def list_checkpoints(
     run: Annotated[str, typer.Argument(help="The run's name.")],
+    by: By = "average",
     root: Root = "runs",
     as_json: AsJson = False,
 ) -> None:
-    """List a run's checkpoints in the order of MLflow's page: the best average on validation first.
+    """List a run's checkpoints in the order of MLflow's page: the best average on validation first, or by one task.
 
-    Example: mixtura checkpoints list quickstart
+    Example: mixtura checkpoints list quickstart --by module
     """
     from mixtura.platform.cli.output import print_table
     from mixtura.platform.orchestration.select import checkpoint_table
     from mixtura.platform.workspace import workspace
 
     found = workspace(root).existing_run(run)
-    rows = checkpoint_table(found)
+    rows = checkpoint_table(found, by)
     if not as_json:
         rows = [{name: value for name, value in row.items() if name not in {"step", "path"}} for row in rows]
     notes = f"folders: {found.checkpoints}; averages are over the tasks' validation splits"
@@ -40,25 +44,64 @@ def list_checkpoints(
 @app.command("pick")
 def pick(
     run: Annotated[str, typer.Argument(help="The run's name.")],
-    task: Annotated[str | None, typer.Option(help="Best for this task; on average if not given.")] = None,
+    by: Annotated[
+        str, typer.Option(help="'average', 'pareto' for all that none beats on every task, or an evaluated task.")
+    ] = "average",
     root: Root = "runs",
     as_json: AsJson = False,
 ) -> None:
-    """Name a run's best checkpoint, on average or for one task.
+    """Name a run's best checkpoint on average or for one task, or all on the Pareto front.
 
-    Example: mixtura checkpoints pick quickstart --task python_docs_module
+    Example: mixtura checkpoints pick quickstart --by module
     """
     from mixtura.platform.cli.output import print_json, print_lines
-    from mixtura.platform.orchestration.select import checkpoint_path, checkpoint_table
+    from mixtura.platform.orchestration.select import (
+        best_checkpoint,
+        best_for_task,
+        checkpoint_table,
+        front_checkpoints,
+    )
+    from mixtura.platform.training.checkpoint import verify
     from mixtura.platform.workspace import workspace
 
-    space = workspace(root)
-    path = checkpoint_path(space, f"{run}@best-{task}" if task else f"{run}@best")
-    rows: list[dict[str, Any]] = [row for row in checkpoint_table(space.existing_run(run)) if row["path"] == str(path)]
-    if as_json:
-        print_json(rows[0])
+    found = workspace(root).existing_run(run)
+    if by == "pareto":
+        picked = front_checkpoints(found)
     else:
-        print_lines(f"{run}@{rows[0]['step']}", str(path))
+        picked = [best_checkpoint(found) if by == "average" else best_for_task(found, by)]
+    for info in picked:
+        verify(info.path)
+    if not as_json:
+        print_lines(*(line for info in picked for line in (f"{run}@{info.step}", str(info.path))))
+        return
+    by_step: dict[int, dict[str, Any]] = {row["step"]: row for row in checkpoint_table(found)}
+    rows = [by_step[info.step] for info in picked]
+    print_json(rows if by == "pareto" else rows[0])
+
+
+@app.command("promote")
+def promote(
+    checkpoint: Annotated[str, typer.Argument(help="RUN@STEP, RUN@best, RUN@best-TASK or RUN@last.")],
+    alias: Annotated[str, typer.Argument(help="The name to give it, for example best-rte or production.")],
+    model: Annotated[
+        str | None, typer.Option(help="The registered model that the alias is of; the run's own if not given.")
+    ] = None,
+    root: Root = "runs",
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias of MLflow's registry at a checkpoint, which retention then keeps.
+
+    Example: mixtura checkpoints promote quickstart@best production
+    """
+    from mixtura.platform.cli.output import print_json, print_lines
+    from mixtura.platform.orchestration.select import promote_checkpoint
+    from mixtura.platform.workspace import workspace
+
+    name = promote_checkpoint(workspace(root), checkpoint, alias, model)
+    if as_json:
+        print_json({"name": name})
+    else:
+        print_lines(f"{name} is {checkpoint}", f'mixtura predict {name} "a text"')
 
 
 @app.command("export")

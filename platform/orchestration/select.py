@@ -10,13 +10,23 @@ checkpoint_1000000                     a checkpoint file of t5x
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mixtura.platform.errors import CheckpointError, RequestError, UnknownNameError
 from mixtura.platform.orchestration.hub import HubName, hub_folder, parse_hub_name
+from mixtura.platform.tracking.aliases import read_aliases, set_alias
 from mixtura.platform.tracking.records import read_events
-from mixtura.platform.tracking.selection import CheckpointScores, best_for, best_on_average, best_per_task, scores
+from mixtura.platform.tracking.selection import (
+    AVERAGE,
+    CheckpointScores,
+    best_for,
+    best_on_average,
+    best_per_task,
+    pareto_front,
+    scores,
+)
 from mixtura.platform.training.checkpoint import (
     MANIFEST,
     CheckpointInfo,
@@ -27,6 +37,8 @@ from mixtura.platform.training.checkpoint import (
 from mixtura.platform.workspace import Run, Workspace
 
 _ALIAS = re.compile(r"models:/([^/@]+)@([^/@]+)")
+_ALIAS_NAME = re.compile(r"(?!latest$)(?![vV]\d+$)[\w-]+")
+"""As MLflow takes them."""
 _WAYS = "give a folder, RUN@STEP, RUN@last, RUN@best, RUN@best-TASK, models:/NAME@ALIAS, or OWNER/NAME of the hub"
 
 
@@ -86,11 +98,7 @@ def _of_run(space: Workspace, name: str, which: str) -> CheckpointInfo:
     if which == "best":
         return best_checkpoint(run)
     if which.startswith("best-"):
-        best = best_per_task(scores(read_events(run.events)))
-        task = which.removeprefix("best-")
-        if task not in best:
-            raise UnknownNameError("evaluated task", task, best, where=f" in run {name!r}")
-        return _at(run, best[task].step)
+        return best_for_task(run, which.removeprefix("best-"))
     if not which.isdigit():
         raise RequestError(f"{name}@{which}: after '@' comes a step, 'last', 'best' or 'best-TASK'")
     return _at(run, int(which))
@@ -119,13 +127,70 @@ def best_checkpoint(run: Run) -> CheckpointInfo:
     return _at(run, best.step)
 
 
-def checkpoint_table(run: Run) -> list[dict[str, Any]]:
-    """A row for each checkpoint with its headline metrics on validation, the best average first, then by step."""
+def best_for_task(run: Run, task: str) -> CheckpointInfo:
+    """The checkpoint that is best for a task on validation; the task by its name or by the end of it."""
+    best = best_per_task(scores(read_events(run.events)))
+    return _at(run, best[task_named(task, best, run.name)].step)
+
+
+def front_checkpoints(run: Run) -> list[CheckpointInfo]:
+    """Those that no other one beats on every task, the best average first."""
+    return [_at(run, one.step) for one in pareto_front(scores(read_events(run.events)))]
+
+
+def task_named(text: str, tasks: Iterable[str], run: str) -> str:
+    """The evaluated task that a person means: its whole name, or the end of it after an underscore.
+
+    >>> task_named("rte", ["glue_rte", "glue_sst2"], "base")
+    'glue_rte'
+    """
+    known = sorted(tasks)
+    if text in known:
+        return text
+    ends = [name for name in known if name.endswith(f"_{text}")]
+    if len(ends) > 1:
+        raise RequestError(f"{text!r} may be {' or '.join(ends)}: give the whole name")
+    if not ends:
+        raise UnknownNameError("evaluated task", text, known, where=f" in run {run!r}")
+    return ends[0]
+
+
+def promote_checkpoint(space: Workspace, checkpoint: str, alias: str, model: str | None = None) -> str:
+    """Give a run's checkpoint a name in the registry, and return how it is called from now on."""
+    from mixtura.platform.tracking.mlflow_tracker import promote
+
+    if not _ALIAS_NAME.fullmatch(alias):
+        raise RequestError(
+            f"{alias!r} cannot be an alias: take letters, digits, '-' and '_', neither 'latest' nor a version like v1"
+        )
+    run_name, at, which = checkpoint.rpartition("@")
+    if not at or checkpoint.startswith("models:/"):
+        raise RequestError(f"{checkpoint!r}: give the checkpoint of a run as RUN@STEP, RUN@best or RUN@best-TASK")
+    info = _of_run(space, run_name, which)
+    run = space.existing_run(run_name)
+    verify(info.path)
+    uri = run.config().tracking.uri or space.tracking_uri
+    name, _ = promote(uri, run.path / "mlflow.json", run.name, info.step, alias, model)
+    for other in space.runs():
+        if other.path != run.path and f"{name}@{alias}" in read_aliases(other.path):
+            set_alias(other.path, name, alias, None)
+    return f"models:/{name}@{alias}"
+
+
+def checkpoint_table(run: Run, by: str = AVERAGE) -> list[dict[str, Any]]:
+    """A row for each checkpoint with its headline metrics on validation, the best average first, or the best for the
+    task `by`; then by step."""
     found = scores(read_events(run.events))
-    best = best_for(found)
-    place = {one.step: number for number, one in enumerate(found)}
+    best, front = best_for(found), {one.step for one in pareto_front(found)}
     tasks = sorted({task for one in found for task in one.results})
-    by_step = {one.step: one for one in found}
+    if by != AVERAGE:
+        chosen = task_named(by, tasks, run.name)
+        measured = [one for one in found if chosen in one.results]
+        order = sorted(measured, key=lambda one: (-one.goodness(chosen), one.step))
+    else:
+        chosen, order = AVERAGE, found
+    place = {one.step: number for number, one in enumerate(order)}
+    by_step, names = {one.step: one for one in found}, _names_by_step(run, tasks)
     rows = []
     for info in sorted(
         list_checkpoints(run.checkpoints), key=lambda info: (place.get(info.step, len(place)), info.step)
@@ -139,10 +204,22 @@ def checkpoint_table(run: Run) -> list[dict[str, Any]]:
                 "average": scored.average if scored else None,
                 **headline,
                 "best for": ", ".join(best.get(info.step, ())),
+                "Pareto front": "yes" if info.step in front else "",
+                "names": ", ".join(names.get(info.step, ())),
                 "path": str(info.path),
             }
         )
     return rows
+
+
+def _names_by_step(run: Run, tasks: Iterable[str]) -> dict[int, list[str]]:
+    """What people call the checkpoints of a run, beside the names that every run gives to its best ones."""
+    given = {f"{run.name}@{alias}" for alias in ("champion", *(f"best-{task}" for task in tasks))}
+    names: dict[int, list[str]] = {}
+    for name, step in sorted(read_aliases(run.path).items()):
+        if name not in given:
+            names.setdefault(step, []).append(name)
+    return names
 
 
 def _metric(found: list[CheckpointScores], task: str) -> str:

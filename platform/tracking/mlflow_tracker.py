@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from mixtura.platform.errors import CheckpointError, ResourceError, UnknownNameError
 from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.tracking import pages
-from mixtura.platform.tracking.aliases import set_aliases
+from mixtura.platform.tracking.aliases import read_aliases, set_alias, set_aliases
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -479,36 +479,8 @@ class MlflowTracker:
         """The checkpoint's version in the registry, registered if need be."""
         checkpoint = self._state.checkpoints[str(step)]
         if checkpoint.version is None:
-            self._ensure_registered_model()
-            # Versions do not give their model's id back, so it is kept as a tag.
-            versions = self._client.search_model_versions(f"name = '{self.run_name}'")
-            known = {version.tags.get("model_id"): str(version.version) for version in versions}
-            checkpoint.version = known.get(checkpoint.model_id) or self._register(step, checkpoint)
+            checkpoint.version = _version_of(self._client, self.run_name, f"{self.run_name}@{step}", step, checkpoint)
         return checkpoint.version
-
-    def _ensure_registered_model(self) -> None:
-        if not self._client.search_registered_models(f"name = '{self.run_name}'"):
-            self._client.create_registered_model(
-                self.run_name, description=f"Checkpoints of the run {self.run_name} that were best when measured."
-            )
-
-    def _register(self, step: int, checkpoint: _Checkpoint) -> str:
-        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-
-        model = self._client.get_logged_model(checkpoint.model_id)
-        version = self._client.create_model_version(
-            self.run_name,
-            # Not "models:/ID", which the store would look for at the address of the whole process.
-            source=model.artifact_location,
-            run_id=checkpoint.run_id,
-            tags={"model_id": checkpoint.model_id, _URI: model.tags.get(_URI, ""), "step": str(step)},
-            description=f"{self.run_name}@{step}",
-            model_id=checkpoint.model_id,
-        )
-        # The pages show a model's versions from this tag; MLflow's own function to register a model sets it too.
-        versions = [{"name": self.run_name, "version": version.version}]
-        self._client.set_logged_model_tags(checkpoint.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
-        return str(version.version)
 
     def _describe_checkpoint(self, step: int, end_s: float) -> None:
         run_id = self._state.checkpoints[str(step)].run_id
@@ -548,6 +520,66 @@ class MlflowTracker:
 
     def _save(self) -> None:
         write_json_atomically(self.state_path, asdict(self._state))
+
+
+def promote(
+    store_uri: str, state_path: Path, run_name: str, step: int, alias: str, model: str | None = None
+) -> tuple[str, str]:
+    """Point an alias of a registered model, by default the run's own, at the checkpoint of a step.
+
+    Returns the model's name and version. `state_path` is the run's `mlflow.json`, which says what MLflow knows of it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client, state = connect(store_uri), _State.load(state_path)
+    checkpoint = state.checkpoints.get(str(step)) if state.store == store_uri else None
+    if checkpoint is None:
+        raise ResourceError(
+            f"the tracking store {store_uri} has no checkpoint {run_name}@{step} yet: "
+            "run the training command once more, which sends what is missing"
+        )
+    name = model or run_name
+    before = read_aliases(state_path.parent)
+    set_alias(state_path.parent, name, alias, step)
+    try:
+        version = _version_of(client, name, f"{run_name}@{step}", step, checkpoint)
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException as error:
+        set_alias(state_path.parent, name, alias, before.get(f"{name}@{alias}"))
+        raise ResourceError(f"the registry refused models:/{name}@{alias}: {error.message}") from error
+    # A driver that follows the run may have written down what was there before.
+    set_alias(state_path.parent, name, alias, step)
+    return name, version
+
+
+def _version_of(client: MlflowClient, model: str, description: str, step: int, checkpoint: _Checkpoint) -> str:
+    """A checkpoint's version of a registered model; both are made if need be."""
+    if not client.search_registered_models(f"name = '{model}'"):
+        client.create_registered_model(model, description=f"Checkpoints of the run {description.rpartition('@')[0]}.")
+    # Versions do not give their model's id back, so it is kept as a tag.
+    versions = client.search_model_versions(f"name = '{model}'")
+    known = {version.tags.get("model_id"): str(version.version) for version in versions}
+    return known.get(checkpoint.model_id) or _register(client, model, description, step, checkpoint)
+
+
+def _register(client: MlflowClient, model: str, description: str, step: int, checkpoint: _Checkpoint) -> str:
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    logged = client.get_logged_model(checkpoint.model_id)
+    version = client.create_model_version(
+        model,
+        # Not "models:/ID", which the store would look for at the address of the whole process.
+        source=logged.artifact_location,
+        run_id=checkpoint.run_id,
+        tags={"model_id": checkpoint.model_id, _URI: logged.tags.get(_URI, ""), "step": str(step)},
+        description=description,
+        model_id=checkpoint.model_id,
+    )
+    # The pages show a model's versions from this tag; MLflow's own function to register a model sets it too.
+    others = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    versions = [*others, {"name": model, "version": version.version}]
+    client.set_logged_model_tags(checkpoint.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
+    return str(version.version)
 
 
 def _model_name(run_name: str, step: int) -> str:

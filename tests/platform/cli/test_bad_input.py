@@ -150,7 +150,11 @@ def test_an_address_where_no_cluster_answers_is_refused(ask: Ask, tmp_path: Path
         (["predict", "done", "text"], ["'done' names no checkpoint", "RUN@STEP"]),
         (["predict", "done@last", "--input", "nowhere.txt"], ["nowhere.txt", "no such file"]),
         (["checkpoints", "list", "nobody"], ["no run 'nobody'", "known: done"]),
-        (["checkpoints", "pick", "done", "--task", "python_docs_modul"], ["no evaluated task", "'python_docs_module'"]),
+        (["checkpoints", "pick", "done", "--by", "python_docs_modul"], ["no evaluated task", "'python_docs_module'"]),
+        (["checkpoints", "list", "done", "--by", "modul"], ["no evaluated task 'modul'", "python_docs_module"]),
+        (["checkpoints", "promote", "done@5", "mine"], ["no checkpoint 'done@5'", "steps: 4, 8"]),
+        (["checkpoints", "promote", "done", "mine"], ["RUN@STEP"]),
+        (["checkpoints", "promote", "done@8", "a b"], ["cannot be an alias"]),
     ],
 )
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(

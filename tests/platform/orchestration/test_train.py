@@ -19,13 +19,23 @@ from safetensors.torch import load_file
 from mixtura.platform.config import Config
 from mixtura.platform.errors import RequestError, ResourceError, RunError, TrainingError, UnknownNameError
 from mixtura.platform.orchestration.reporter import SilentReporter
+from mixtura.platform.orchestration.retention import protected
+from mixtura.platform.orchestration.select import (
+    best_checkpoint,
+    best_for_task,
+    checkpoint_table,
+    front_checkpoints,
+    place_of,
+    promote_checkpoint,
+)
 from mixtura.platform.orchestration.train import train_recipe
+from mixtura.platform.tracking.aliases import read_aliases
 from mixtura.platform.tracking.records import CheckpointCommitted, EvaluationResult, TrainPoint, read_events
 from mixtura.platform.tracking.selection import best_for, pareto_front, scores
 from mixtura.platform.training import checkpoint_writer
 from mixtura.platform.training.checkpoint import list_checkpoints, verify
 from mixtura.platform.training.loop import TrainingLoop
-from mixtura.platform.workspace import Run
+from mixtura.platform.workspace import Run, workspace
 
 pytestmark = pytest.mark.slow
 
@@ -321,3 +331,48 @@ def test_a_bad_request_begins_no_run(
     with pytest.raises(error, match=message):
         train("bad", bad)
     assert not Run(module_workspace / "bad").exists()
+
+
+# ---- picked and named ------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_ordered_and_picked_by_a_task_that_the_end_of_its_name_says(whole: Path) -> None:
+    run, task = Run(whole), "python_docs_module"
+    found = scores(read_events(whole / "events"))
+    rows = checkpoint_table(run, "module")
+    column = next(name for name in rows[0] if name.startswith(f"{task} "))
+    values = [row[column] for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert rows == checkpoint_table(run, task)
+    assert [row["step"] for row in checkpoint_table(run)] == [one.step for one in found]
+    assert best_for_task(run, "module").step == rows[0]["step"]
+    assert [info.step for info in front_checkpoints(run)] == [one.step for one in pareto_front(found)]
+    assert {row["step"] for row in rows if row["Pareto front"]} == {one.step for one in pareto_front(found)}
+    with pytest.raises(UnknownNameError, match="evaluated task 'modul'"):
+        checkpoint_table(run, "modul")
+
+
+def test_a_promoted_checkpoint_has_its_name_everywhere_and_stays(short: Path, whole: Path, train: Train) -> None:
+    space = workspace(str(short.parent))
+    assert promote_checkpoint(space, "short@4", "production", "answers") == "models:/answers@production"
+    assert place_of(space, "models:/answers@production") == short / "checkpoints/step-000004"
+    assert 4 in protected(Run(short))
+    assert {row["step"]: row["names"] for row in checkpoint_table(Run(short))}[4] == "answers@production"
+
+    assert promote_checkpoint(space, "whole@best", "production", "answers") == "models:/answers@production"
+    now = place_of(space, "models:/answers@production")
+    assert now == best_checkpoint(Run(whole)).path
+    assert "answers@production" not in read_aliases(short)
+    assert read_aliases(whole)["answers@production"] == best_checkpoint(Run(whole)).step
+
+    promote_checkpoint(space, "whole@12", "mine")
+    train("whole", f"training.steps={MORE}")
+    assert read_aliases(whole)["whole@mine"] == 12
+    assert place_of(space, "models:/whole@mine").name == "step-000012"
+
+
+def test_a_checkpoint_that_mlflow_does_not_know_is_not_promoted(short: Path) -> None:
+    unknown = copy_of(short, "unknown")
+    with pytest.raises(ResourceError, match="has no checkpoint unknown@8 yet: run the training command once more"):
+        promote_checkpoint(workspace(str(short.parent)), "unknown@8", "mine")
+    assert "unknown@mine" not in read_aliases(unknown)
