@@ -2,6 +2,7 @@
 
 from mixtura.models.t5.config import SIZES, T5Config
 from mixtura.models.t5.convert import config_from_hf, hf_config, hf_name, hf_state, our_name, our_state
+from mixtura.models.t5.ensemble import Answering, Ensemble, average_weights
 from mixtura.models.t5.generate import beam_decode, greedy_decode
 from mixtura.models.t5.initialization import initialize
 from mixtura.models.t5.model import T5, DecoderOnlyT5, TextToText, create_model
@@ -9,9 +10,12 @@ from mixtura.models.t5.model import T5, DecoderOnlyT5, TextToText, create_model
 __all__ = [
     "SIZES",
     "T5",
+    "Answering",
     "DecoderOnlyT5",
+    "Ensemble",
     "T5Config",
     "TextToText",
+    "average_weights",
     "beam_decode",
     "config_from_hf",
     "create_model",

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mixtura.models.t5.model import PAD_ID, TextToText
-from mixtura.models.t5.stack import DecoderCache
+from mixtura.models.t5.ensemble import Answering, Cache
+from mixtura.models.t5.model import PAD_ID
 
 _IMPOSSIBLE = float("-inf")
 
 
 @torch.no_grad()
 def greedy_decode(
-    model: TextToText,
+    model: Answering,
     inputs: Tensor,
     segment_ids: Tensor | None = None,
     *,
@@ -40,7 +40,7 @@ def greedy_decode(
 
 @torch.no_grad()
 def beam_decode(
-    model: TextToText,
+    model: Answering,
     inputs: Tensor,
     segment_ids: Tensor | None = None,
     *,
@@ -79,7 +79,7 @@ def _one_segment(tokens: Tensor, segment_ids: Tensor | None, max_length: int) ->
     return segments
 
 
-def _fill(model: TextToText, cache: DecoderCache, logits: Tensor, answers: Tensor, eos_id: int) -> int:
+def _fill(model: Answering, cache: Cache, logits: Tensor, answers: Tensor, eos_id: int) -> int:
     """Writes the answers in place; returns the length of the longest."""
     batch, max_length = answers.shape
     rows = torch.arange(batch, device=answers.device)
@@ -131,7 +131,7 @@ class _Search:
         rows = torch.arange(batch, device=device)
         return cls(empty[:, 0].clone(), rows, limits, empty, first, empty.clone(), impossible, length_penalty, eos_id)
 
-    def run(self, model: TextToText, cache: DecoderCache, logits: Tensor) -> Tensor:
+    def run(self, model: Answering, cache: Cache, logits: Tensor) -> Tensor:
         """[batch, length] answers, by the logits [rows x beams, vocabulary] of their first token."""
         done = torch.zeros_like(self.rows, dtype=torch.bool)
         for position in range(int(self.limits.max())):
@@ -142,7 +142,7 @@ class _Search:
             left = int((~done).sum())
             if left == 0:
                 break
-            _follow(cache, parents)
+            cache.follow(parents)
             if 2 * left <= len(done):
                 kept = (~done).nonzero()[:, 0]
                 beams = self.scores.shape[1]
@@ -203,12 +203,3 @@ class _Search:
 def _of_beams(answers: Tensor, chosen: Tensor) -> Tensor:
     """answers [rows, beams, length] and chosen [rows, count] -> [rows, count, length]."""
     return answers.gather(1, chosen[:, :, None].expand(-1, -1, answers.shape[2]))
-
-
-def _follow(cache: DecoderCache, parents: Tensor) -> None:
-    """Give every row of the cache what its parent has seen, in place. The beams of a row share the encoder's output."""
-    if torch.equal(parents, torch.arange(len(parents), device=parents.device)):
-        return
-    for layer in cache.layers:
-        for seen in (layer.keys, layer.values):
-            seen[:, :, : cache.length] = seen[parents, :, : cache.length]

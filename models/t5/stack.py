@@ -94,6 +94,14 @@ class DecoderCache:
         own, cross = (None if one is None else one[rows] for one in (self.own_mask, self.cross_mask))
         return replace(self, layers=[layer.select(rows) for layer in self.layers], own_mask=own, cross_mask=cross)
 
+    def follow(self, parents: Tensor) -> None:
+        """Give every row what its parent (int64) has seen, in place; both have the same encoder output."""
+        if torch.equal(parents, torch.arange(len(parents), device=parents.device)):
+            return
+        for layer in self.layers:
+            for seen in (layer.keys, layer.values):
+                seen[:, :, : self.length] = seen[parents, :, : self.length]
+
 
 class _Site(IntEnum):
     """Where a layer drops out."""

@@ -28,18 +28,20 @@ def predict(
 ) -> None:
     """Answer texts with a checkpoint, or with any T5: text in, text out. <extra_id_0> in a text is T5's mask.
 
+    Several answer as one: ensemble:A,B averages their logits, average:A,B their weights.
+
     Example: mixtura predict quickstart@best "returns docstring: Return the size of a file in bytes."
     """
     from mixtura.platform.errors import RequestError
+    from mixtura.platform.orchestration.ensembles import answerer
     from mixtura.platform.orchestration.predict import answers
-    from mixtura.platform.orchestration.select import model_path
     from mixtura.platform.workspace import workspace
 
     if input_file is not None and not input_file.is_file():
         raise RequestError(f"texts were to be read from {input_file}, but there is no such file")
-    path = model_path(workspace(root), checkpoint)
+    chosen = answerer(workspace(root), checkpoint)
     given = text or (input_file.read_text() if input_file is not None else sys.stdin.read()).splitlines()
-    found = answers(path, given, decode_length, beams, length_penalty)
+    found = answers(chosen, given, decode_length, beams, length_penalty)
     for asked, answer in zip(given, found, strict=True):
         sys.stdout.write(
             (json.dumps({"input": asked, "output": answer}, ensure_ascii=False) if as_json else answer) + "\n"

@@ -38,7 +38,7 @@ from mixtura.platform.tracking.records import EvaluationResult, EventWriter
 from mixtura.platform.workspace import Run
 
 if TYPE_CHECKING:
-    from mixtura.models.t5 import T5, DecoderOnlyT5
+    from mixtura.models.t5 import T5, Answering, DecoderOnlyT5
 
 
 _FREQUENT_TARGETS = 1000
@@ -214,7 +214,7 @@ def training_targets(place: str, vocabulary: Vocabulary, copies: Copies | None =
     return texts
 
 
-def decoding(model: T5 | DecoderOnlyT5, decode_length: int, beams: int, length_penalty: float) -> Decode:
+def decoding(model: Answering, decode_length: int, beams: int, length_penalty: float) -> Decode:
     """Decoding with a model, as the evaluator takes it: greedy with one beam."""
     import torch
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from mixtura.platform.data.vocabulary import EOS_ID
 from mixtura.platform.evaluation.evaluator import batches_by_length, padded
-from mixtura.platform.orchestration.assemble import load_model
+from mixtura.platform.orchestration.ensembles import Answerer, load
 from mixtura.platform.orchestration.evaluate import decoding
 
 _BATCH_TOKENS = 8192
 
 
 def answers(
-    checkpoint: Path, texts: Sequence[str], decode_length: int, beams: int = 1, length_penalty: float = 0.6
+    chosen: Answerer, texts: Sequence[str], decode_length: int, beams: int = 1, length_penalty: float = 0.6
 ) -> list[str]:
-    """A model's answer to each text: the greedy one, or the best that beam search finds. `<extra_id_0>` is a sentinel
-    in a text as in an answer."""
-    model, vocabulary = load_model(checkpoint)
+    """The answer to each text: the greedy one, or the best that beam search finds. `<extra_id_0>` is a sentinel in a
+    text as in an answer."""
+    model, vocabulary = load(chosen)
     decode = decoding(model, decode_length, beams, length_penalty)
     ids = [np.array([*vocabulary.encode(text, marks=True), EOS_ID], np.int32) for text in texts]
     result = [""] * len(ids)

@@ -16,8 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mixtura.models.t5 import T5
 from mixtura.platform.config import Config
+from mixtura.platform.data.vocabulary import train_vocabulary
 from mixtura.platform.errors import RequestError, ResourceError, RunError, TrainingError, UnknownNameError
+from mixtura.platform.orchestration.ensembles import answerer, load
+from mixtura.platform.orchestration.predict import answers
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.retention import protected
 from mixtura.platform.orchestration.select import (
@@ -376,3 +380,39 @@ def test_a_checkpoint_that_mlflow_does_not_know_is_not_promoted(short: Path) -> 
     with pytest.raises(ResourceError, match="has no checkpoint unknown@8 yet: run the training command once more"):
         promote_checkpoint(workspace(str(short.parent)), "unknown@8", "mine")
     assert "unknown@mine" not in read_aliases(unknown)
+
+
+# ---- several as one --------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_answer_together_by_their_logits_or_their_weights(short: Path) -> None:
+    space, texts = workspace(str(short.parent)), ["module docstring: Return the size.", "name docstring: x"]
+
+    def said(name: str) -> list[str]:
+        return answers(answerer(space, name), texts, 6)
+
+    alone = said("short@8")
+    for kind in ("ensemble", "average"):
+        assert said(f"{kind}:short@8,short@8") == alone
+        assert len(said(f"{kind}:short@4, short@best")) == len(texts)
+    mean, _ = load(answerer(space, "average:short@4,short@8"))
+    assert isinstance(mean, T5)
+    parts = [load_file(short / f"checkpoints/step-00000{step}/model.safetensors")["shared.weight"] for step in (4, 8)]
+    torch.testing.assert_close(mean.embedding.weight.detach(), (parts[0] + parts[1]) / 2)
+
+
+def test_what_cannot_answer_together_is_told(short: Path, train: Train, tmp_path: Path) -> None:
+    space = workspace(str(short.parent))
+    with pytest.raises(RequestError, match="give two or more checkpoints, as in ensemble:base@1000,base@2000"):
+        answerer(space, "ensemble:short@8")
+    train("wider", "model.d_ff=96", "training.steps=1", "evaluation.when=after")
+    assert answers(answerer(space, "ensemble:short@8,wider@1"), ["a"], 3)
+    with pytest.raises(RequestError, match="have other shapes.*ensemble:short@8,wider@1"):
+        load(answerer(space, "average:short@8,wider@1"))
+    other = tmp_path / "other"
+    shutil.copytree(short / "checkpoints/step-000008", other)
+    (other / "manifest.json").unlink()
+    train_vocabulary(["a few words of text for a vocabulary of its own"] * 20, other / "new.model", 125)
+    (other / "new.model").replace(other / "spiece.model")
+    with pytest.raises(RequestError, match="different vocabularies"):
+        load(answerer(space, f"ensemble:short@8,{other}"))
