@@ -13,6 +13,7 @@ import typer
 
 from mixtura.platform.cli import (
     checkpoints,
+    evaluate,
     mixture,
     plan,
     predict,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
+app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("search")(search.search)
 app.command("ui")(ui.ui)

@@ -148,15 +148,25 @@ def load_model(path: Path, attention: Literal["sdpa", "eager"] = "sdpa") -> tupl
     from mixtura.models.t5 import create_model
 
     found = read_model(path)
+    vocabulary = _vocabulary_of(path, found)
+    model = create_model(found.config, attention=attention)
+    take_weights(model, found.weights)
+    model.eval()
+    return model, Vocabulary(vocabulary)
+
+
+def vocabulary_in(path: Path) -> Path:
+    """The SentencePiece model of a model's folder."""
+    return _vocabulary_of(path, read_model(path))
+
+
+def _vocabulary_of(path: Path, found: ForeignModel) -> Path:
     if found.vocabulary is None:
         raise CheckpointError(
             f"{path} has no vocabulary (spiece.model): put the one it was trained with there, or import it with "
             "`mixtura checkpoints import SOURCE DIR --vocabulary FILE`"
         )
-    model = create_model(found.config, attention=attention)
-    take_weights(model, found.weights)
-    model.eval()
-    return model, Vocabulary(found.vocabulary)
+    return found.vocabulary
 
 
 def read_model(path: Path) -> ForeignModel:

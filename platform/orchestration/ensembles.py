@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.errors import RequestError
 from mixtura.platform.files import xxh3_128
-from mixtura.platform.orchestration.assemble import load_model
+from mixtura.platform.orchestration.assemble import load_model, vocabulary_in
 from mixtura.platform.orchestration.select import model_path
 from mixtura.platform.workspace import Workspace
 
@@ -33,16 +33,42 @@ class Answerer:
     names: tuple[str, ...]
     paths: tuple[Path, ...]
 
+    @property
+    def spec(self) -> str:
+        """The same in one text, of folders alone, which any process on this machine understands."""
+        places = ",".join(map(str, self.paths))
+        return places if self.kind == "one" else f"{self.kind}:{places}"
+
+    @classmethod
+    def of_spec(cls, text: str) -> Answerer:
+        """What `spec` was made of."""
+        kind, paths = _taken_apart(text) or ("one", (text,))
+        return cls(kind, tuple(paths), tuple(map(Path, paths)))
+
 
 def answerer(space: Workspace, text: str) -> Answerer:
     """What a person names, each of it downloaded if need be and verified."""
+    several = _taken_apart(text)
+    if several is None:
+        return Answerer("one", (text,), (model_path(space, text),))
+    kind, names = several
+    if len(names) < 2 or not all(names):
+        raise RequestError(f"{text!r}: give two or more checkpoints, as in {kind}:base@1000,base@2000")
+    return Answerer(kind, names, tuple(model_path(space, name) for name in names))
+
+
+def vocabulary_path(chosen: Answerer) -> Path:
+    """The SentencePiece model that all of them share; models of other vocabularies are refused."""
+    found = [vocabulary_in(path) for path in chosen.paths]
+    _refuse_other_vocabularies(chosen.names, found)
+    return found[0]
+
+
+def _taken_apart(text: str) -> tuple[Literal["ensemble", "average"], tuple[str, ...]] | None:
     for kind in _KINDS:
         if text.startswith(f"{kind}:") and not Path(text).exists():
-            names = tuple(part.strip() for part in text.removeprefix(f"{kind}:").split(","))
-            if len(names) < 2 or not all(names):
-                raise RequestError(f"{text!r}: give two or more checkpoints, as in {kind}:base@1000,base@2000")
-            return Answerer(kind, names, tuple(model_path(space, name) for name in names))
-    return Answerer("one", (text,), (model_path(space, text),))
+            return kind, tuple(part.strip() for part in text.removeprefix(f"{kind}:").split(","))
+    return None
 
 
 def load(chosen: Answerer) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
@@ -53,7 +79,7 @@ def load(chosen: Answerer) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
     models, vocabularies = [model for model, _ in loaded], [vocabulary for _, vocabulary in loaded]
     if chosen.kind == "one":
         return loaded[0]
-    _refuse_other_vocabularies(chosen.names, vocabularies)
+    _refuse_other_vocabularies(chosen.names, [Path(vocabulary.path) for vocabulary in vocabularies])
     first, *others = models
     if chosen.kind == "ensemble":
         try:
@@ -70,8 +96,8 @@ def load(chosen: Answerer) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
     return first, vocabularies[0]
 
 
-def _refuse_other_vocabularies(names: Sequence[str], vocabularies: Sequence[Vocabulary]) -> None:
-    digests = [xxh3_128(Path(vocabulary.path)) for vocabulary in vocabularies]
+def _refuse_other_vocabularies(names: Sequence[str], vocabularies: Sequence[Path]) -> None:
+    digests = [xxh3_128(path) for path in vocabularies]
     for name, digest in zip(names, digests, strict=True):
         if digest != digests[0]:
             raise RequestError(f"{names[0]} and {name} have different vocabularies: their tokens are not the same")

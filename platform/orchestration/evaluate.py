@@ -29,7 +29,7 @@ from mixtura.platform.evaluation.evaluator import (
     write_answers,
 )
 from mixtura.platform.files import write_bytes_atomically
-from mixtura.platform.orchestration import assemble
+from mixtura.platform.orchestration.ensembles import Answerer, load
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.prepare import Prepared
 from mixtura.platform.orchestration.tasks import choice_of, chosen_task, prepared_splits, tasks_of
@@ -38,7 +38,7 @@ from mixtura.platform.tracking.records import EvaluationResult, EventWriter
 from mixtura.platform.workspace import Run
 
 if TYPE_CHECKING:
-    from mixtura.models.t5 import T5, Answering, DecoderOnlyT5
+    from mixtura.models.t5 import Answering
 
 
 _FREQUENT_TARGETS = 1000
@@ -69,6 +69,7 @@ class EvaluationJob:
     training: str = ""
     """Cache of the task whose training outputs are baselines; none if empty."""
     checkpoint: str = ""
+    """A folder, or several as `Answerer.spec` has them."""
     answers: str = ""
     """File for what the checkpoint answered, as JSON lines."""
     earlier_answers: str = ""
@@ -235,8 +236,8 @@ def decoding(model: Answering, decode_length: int, beams: int, length_penalty: f
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: str) -> tuple[T5 | DecoderOnlyT5, Vocabulary]:
-    return assemble.load_model(Path(checkpoint))
+def _loaded(checkpoint: str) -> tuple[Answering, Vocabulary]:
+    return load(Answerer.of_spec(checkpoint))
 
 
 def evaluation_events(
@@ -261,7 +262,7 @@ def evaluation_events(
         )
         for job in jobs
     ]
-    results = [_result(values) for values in evaluate(ready)]
+    results = answered(evaluate(ready))
     seconds = time.perf_counter() - started
     run.events.mkdir(exist_ok=True)
     records = [record for result in results for record in _records(result, step, seconds)]
@@ -288,6 +289,11 @@ def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationRe
         )
         for metric in result.metrics
     ]
+
+
+def answered(plain: Sequence[dict[str, Any]]) -> list[TaskResult]:
+    """The results that jobs gave in plain values."""
+    return [_result(values) for values in plain]
 
 
 def _result(values: dict[str, Any]) -> TaskResult:

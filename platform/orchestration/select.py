@@ -127,6 +127,13 @@ def best_checkpoint(run: Run) -> CheckpointInfo:
     return _at(run, best.step)
 
 
+def run_and_checkpoint(space: Workspace, text: str) -> tuple[Run, CheckpointInfo | None]:
+    """A run, and the checkpoint of it that RUN@... names; none where the name is the run's alone."""
+    name, at, which = text.partition("@")
+    run = space.existing_run(name)
+    return run, _of_run(space, name, which) if at else None
+
+
 def best_for_task(run: Run, task: str) -> CheckpointInfo:
     """The checkpoint that is best for a task on validation; the task by its name or by the end of it."""
     best = best_per_task(scores(read_events(run.events)))

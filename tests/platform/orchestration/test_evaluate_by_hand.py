@@ -1,0 +1,125 @@
+"""`mixtura evaluate`: the numbers of training again, of any checkpoint, any model, or several as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixtura.platform.config import Config
+from mixtura.platform.errors import RequestError, UnknownNameError
+from mixtura.platform.orchestration.evaluate_by_hand import (
+    Wanted,
+    benchmark_lines,
+    evaluate_model,
+    evaluate_run,
+    is_of_run,
+)
+from mixtura.platform.orchestration.model_folder import export_checkpoint
+from mixtura.platform.orchestration.reporter import SilentReporter
+from mixtura.platform.orchestration.train import train_recipe
+from mixtura.platform.tracking.records import EvaluationResult, evaluation_results, read_events
+from mixtura.platform.workspace import Workspace, workspace
+
+pytestmark = pytest.mark.slow
+
+MODULE = "python_docs_module"
+INLINE = ("executor.kind=inline", "evaluation.examples=20")
+
+
+@pytest.fixture(scope="module")
+def space(module_workspace: Path, tiny_config: Callable[..., Config]) -> Workspace:
+    """With a run `base`, whose steps 4 and 8 were saved and evaluated on 20 examples of each task."""
+    train_recipe("quickstart", tiny_config(module_workspace, "base", *INLINE), SilentReporter())
+    return workspace(str(module_workspace))
+
+
+@pytest.fixture
+def measure(space: Workspace, tiny_config: Callable[..., Config]) -> Callable[..., list[dict[str, Any]]]:
+    """Evaluates a model of no run on the tasks of the tiny quickstart."""
+
+    def run(name: str, *overrides: str, wanted: Wanted | None = None) -> list[dict[str, Any]]:
+        config = tiny_config(space.root, "any", *INLINE, *overrides)
+        return evaluate_model(space, name, "quickstart", config, wanted or Wanted(), SilentReporter())
+
+    return run
+
+
+def results(space: Workspace) -> list[EvaluationResult]:
+    return evaluation_results(read_events(space.run("base").events))
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(row["task"], row["split"], row["metric"], row["value"], row["95 % interval"], row["rows"]) for row in rows]
+
+
+def test_a_run_is_measured_as_while_it_trained(space: Workspace) -> None:
+    before, run = results(space), space.run("base")
+    predictions = {path: path.read_text() for path in run.predictions.rglob("*.jsonl")}
+    rows = evaluate_run(space, "base", Wanted(), SilentReporter())
+    assert [(row["model"], row["task"], row["metric"], row["value"]) for row in rows] == [
+        (f"base@{one.step}", one.task, one.metric, one.value) for one in before
+    ]
+    assert {path: path.read_text() for path in run.predictions.rglob("*.jsonl")} == predictions
+    assert len(results(space)) == 2 * len(before)
+
+
+def test_what_was_measured_is_in_the_run_s_table_and_in_mlflow(space: Workspace) -> None:
+    rows = evaluate_run(space, "base@last", Wanted(("module",), whole=True), SilentReporter())
+    assert {(row["model"], row["task"], row["split"]) for row in rows} == {("base@8", MODULE, "test")}
+    assert rows[0]["baseline"] is not None
+    (new,) = [one for one in results(space) if one.split == "test"]
+    assert (new.step, new.value, new.examples) == (8, rows[0]["value"], rows[0]["rows"])
+    sent = json.loads((space.run("base").path / "mlflow.json").read_text())["results"]
+    assert [one["value"] for one in sent if one["split"] == "test"] == [new.value]
+    answers = (space.run("base").predictions / f"step-000008/{MODULE}.test.jsonl").read_text().splitlines()
+    assert len(answers) == new.examples
+
+
+def test_a_folder_for_others_has_the_numbers_of_its_checkpoint_whatever_the_batches(
+    space: Workspace, measure: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    export_checkpoint(space, "base@8", tmp_path / "exported")
+    expected = numbers(evaluate_run(space, "base@8", Wanted(), SilentReporter()))
+    assert numbers(measure(str(tmp_path / "exported"))) == expected
+    assert numbers(measure(str(tmp_path / "exported"), "evaluation.batch_tokens=128")) == expected
+    (folder,) = (space.root / "evaluations").glob("*exported-quickstart-*")
+    kept = json.loads((folder / "results.json").read_text())
+    assert [one["metrics"][0]["value"] for one in kept["results"]] == [row[3] for row in expected]
+    lines = (folder / f"predictions/{MODULE}.validation.jsonl").read_text().splitlines()
+    run_lines = (space.run("base").predictions / f"step-000008/{MODULE}.validation.jsonl").read_text().splitlines()
+    assert lines == run_lines
+
+
+def test_several_checkpoints_are_measured_as_one(
+    space: Workspace, measure: Callable[..., list[dict[str, Any]]]
+) -> None:
+    expected = numbers(evaluate_run(space, "base@8", Wanted(("module",)), SilentReporter()))
+    for name in ("ensemble:base@8,base@8", "average:base@8,base@8"):
+        rows = measure(name, wanted=Wanted((MODULE,)))
+        assert numbers(rows) == expected
+        assert {row["model"] for row in rows} == {name}
+    assert len(measure("ensemble:base@4,base@8")) > len(expected)
+
+
+def test_benchmarks_are_averaged_for_each_model() -> None:
+    rows = [
+        {"model": model, "task": f"glue_{task}", "metric": "accuracy", "value": value}
+        for model, value in (("a", 50.0), ("b", 70.0))
+        for task in ("rte", "sst2")
+    ]
+    first, second = benchmark_lines(rows)
+    assert first.startswith("a: GLUE 50.0 (2 of 8; missing: ")
+    assert second.startswith("b: GLUE 70.0 (2 of 8")
+
+
+def test_a_name_of_no_run_or_no_task_is_refused(space: Workspace) -> None:
+    assert all(is_of_run(space, name) for name in ("base", "base@4", "base@best"))
+    assert not any(is_of_run(space, name) for name in ("nobody", "a/base", "models:/base@x", "ensemble:base@4,base@8"))
+    with pytest.raises(UnknownNameError, match="no evaluated task 'modul'"):
+        evaluate_run(space, "base", Wanted(("modul",)), SilentReporter())
+    with pytest.raises(RequestError, match="no checkpoint 'base@5'"):
+        evaluate_run(space, "base@5", Wanted(), SilentReporter())
