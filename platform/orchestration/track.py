@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixtura.platform.config import Config
+from mixtura.platform.orchestration.provenance import provenance
 from mixtura.platform.orchestration.tasks import tasks_of
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker, connect
 from mixtura.platform.workspace import Run, Workspace
@@ -21,7 +22,7 @@ def tracker_of(space: Workspace, run: Run, config: Config, parent_run_id: str | 
         run.name,
         run.path / "mlflow.json",
         params=parameters(config.to_dict()),
-        tags={"mixtura.identity": config.identity(), "mixtura.folder": str(run.path)},
+        tags={"mixtura.identity": config.identity(), **provenance(run)},
         tasks=evaluated_tasks(config),
         parent_run_id=parent_run_id,
     )

@@ -510,7 +510,11 @@ class MlflowTracker:
     def _send_news(self, record: RunStarted | RunFinished | Note) -> None:
         if isinstance(record, RunStarted):
             self._client.update_run(self.run_id, status="RUNNING")
-            self._client.set_tag(self.run_id, "attempts", str(record.attempt))
+            # An attempt may run other code on other machines than the one before.
+            known = self._client.get_run(self.run_id).data.tags
+            for name, value in {**self._tags, "attempts": str(record.attempt)}.items():
+                if known.get(name) != value:
+                    self._client.set_tag(self.run_id, name, value)
         elif isinstance(record, RunFinished):
             self._client.set_terminated(self.run_id, _STATUS[record.status], end_time=int(record.time_s * 1000))
             self._client.set_tag(self.run_id, "status", f"{record.status}. {record.message}".strip())

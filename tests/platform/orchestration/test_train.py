@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,12 @@ from safetensors.torch import load_file
 
 from mixtura.models.t5 import T5
 from mixtura.platform.config import Config
+from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.data.vocabulary import train_vocabulary
 from mixtura.platform.errors import RequestError, ResourceError, RunError, TrainingError, UnknownNameError
 from mixtura.platform.orchestration.ensembles import answerer, load
 from mixtura.platform.orchestration.predict import answers
+from mixtura.platform.orchestration.provenance import git_state
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.retention import protected
 from mixtura.platform.orchestration.select import (
@@ -416,3 +419,54 @@ def test_what_cannot_answer_together_is_told(short: Path, train: Train, tmp_path
     (other / "new.model").replace(other / "spiece.model")
     with pytest.raises(RequestError, match="different vocabularies"):
         load(answerer(space, f"ensemble:short@8,{other}"))
+
+
+# ---- where it comes from ---------------------------------------------------------------------------------------------
+
+
+def tags_of(run: Path) -> dict[str, str]:
+    run_id = json.loads((run / "mlflow.json").read_text())["run_id"]
+    with sqlite3.connect(run.parent / "mlflow.db") as store:
+        return dict(store.execute("select key, value from tags where run_uuid = ?", (run_id,)).fetchall())
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_mlflow_says_where_a_run_comes_from_and_what_each_attempt_ran(
+    module_workspace: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "--initial-branch=mine")
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    git(tmp_path, "add", "mine.yaml")
+    git(tmp_path, "commit", "--message=first")
+    monkeypatch.chdir(tmp_path)
+    few = ("evaluation.when=after", "training.steps=2")
+    train("known", *few)
+    first, spec = tags_of(module_workspace / "known"), json.loads((module_workspace / "known/stream.json").read_text())
+    assert first["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
+    assert first["mixtura.git.branch"] == "mine"
+    assert first["mixtura.git.changed"] == "nothing"
+    assert first["mixtura.recipe"] == "quickstart"
+    assert first["mixtura.version.torch"] == torch.__version__
+    assert first["mixtura.stream"] == StreamSpec.from_dict(spec).fingerprint
+    assert {f"mixtura.data.{task['name']}" for task in spec["tasks"]} <= first.keys()
+
+    (tmp_path / "mine.yaml").write_text("a: 2\n")
+    train("known", *few, "training.steps=4")
+    second = tags_of(module_workspace / "known")
+    assert second["mixtura.git.changed"] == "mine.yaml"
+    assert second["attempts"] == "2"
+    assert {name for name in first if first[name] != second[name]} <= {
+        "attempts",
+        "mixtura.git.changed",
+        "mlflow.note.content",
+        "status",
+    }
+
+
+def test_a_folder_without_git_has_no_such_facts(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == {}

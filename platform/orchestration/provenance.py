@@ -1,0 +1,74 @@
+"""Where a run comes from: recipe, code, libraries, data. What somebody needs who wants the same numbers again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from mixtura.platform.data.filesystems import last_name
+from mixtura.platform.data.stream_spec import StreamSpec
+from mixtura.platform.workspace import Run
+
+_LIBRARIES = ("mixtura", "torch", "deepspeed", "ray", "sentencepiece", "pyarrow")
+_GIT_TIMEOUT_S = 10.0
+_COMMIT = "mlflow.source.git.commit"
+"""MLflow's own tag, which its pages show as the version."""
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Tags of a run in MLflow, as far as they are known now."""
+    facts = {
+        "mixtura.folder": str(run.path),
+        "mixtura.recipe": str(run.facts().get("recipe", "")),
+        "mixtura.python": platform.python_version(),
+        "mixtura.machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        **{f"mixtura.version.{name}": version for name in _LIBRARIES if (version := _version(name))},
+        **git_state(Path.cwd()),
+        **_data(run),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def git_state(folder: Path) -> dict[str, str]:
+    """Commit and changes of the repository that a folder is in, the user's own; nothing where there is none."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no") or ""
+    files = [line[3:] for line in changed.splitlines()]
+    return {
+        _COMMIT: commit,
+        "mixtura.git.branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD") or "",
+        "mixtura.git.changed": ", ".join(files[:20] + ["..."] * (len(files) > 20)) or "nothing",
+    }
+
+
+def _data(run: Run) -> dict[str, str]:
+    """What the stream is a function of, by digest: all of it, and each task's cache."""
+    path = run.path / "stream.json"
+    if not path.is_file():
+        return {}
+    spec = StreamSpec.from_dict(json.loads(path.read_text()))
+    caches = {f"mixtura.data.{task.name}": last_name(task.cache) for task in spec.tasks}
+    return {"mixtura.stream": spec.fingerprint, **caches}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip("\n") if done.returncode == 0 else None
