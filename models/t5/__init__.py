@@ -3,7 +3,7 @@
 from mixtura.models.t5.config import SIZES, T5Config
 from mixtura.models.t5.convert import config_from_hf, hf_config, hf_name, hf_state, our_name, our_state
 from mixtura.models.t5.ensemble import Answering, Ensemble, average_weights
-from mixtura.models.t5.generate import beam_decode, greedy_decode
+from mixtura.models.t5.generate import Answers, beam_decode, decode, greedy_decode
 from mixtura.models.t5.initialization import initialize
 from mixtura.models.t5.model import T5, DecoderOnlyT5, TextToText, create_model
 
@@ -11,6 +11,7 @@ __all__ = [
     "SIZES",
     "T5",
     "Answering",
+    "Answers",
     "DecoderOnlyT5",
     "Ensemble",
     "T5Config",
@@ -19,6 +20,7 @@ __all__ = [
     "beam_decode",
     "config_from_hf",
     "create_model",
+    "decode",
     "greedy_decode",
     "hf_config",
     "hf_name",

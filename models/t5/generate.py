@@ -7,6 +7,7 @@ as all its rows are: pad, inputs, end; the last of these positions says what the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,16 @@ from mixtura.models.t5.ensemble import Answering, Cache
 from mixtura.models.t5.model import PAD_ID
 
 _IMPOSSIBLE = float("-inf")
+
+
+class Answers(NamedTuple):
+    """What a batch was answered."""
+
+    ids: Tensor
+    """int64 [batch, length]: each row ends with the end if it came, and is padded with 0."""
+
+    log_probabilities: Tensor
+    """float32 [batch]: of the whole answer, its end included, without length penalty."""
 
 
 @torch.no_grad()
@@ -32,10 +43,7 @@ def greedy_decode(
     is int64 [batch, length]: each row ends with `eos_id` if it came, and is padded with 0; the longest has `length`.
     """
     segments = _one_segment(inputs, segment_ids, max_length)
-    cache, logits = model.start_decoding(inputs, segments, max_length)
-    answers = torch.full((inputs.shape[0], max_length), PAD_ID, dtype=torch.int64, device=inputs.device)
-    length = _fill(model, cache, logits, answers, eos_id)
-    return answers[:, :length]
+    return _greedy(model, inputs, segments, max_length, eos_id, scored=False).ids
 
 
 @torch.no_grad()
@@ -57,11 +65,36 @@ def beam_decode(
     A row has at most `1.5 x its input + 10` tokens. The original takes the longest input of the batch there; here an
     answer does not depend on its company.
     """
-    if beams < 1:
-        raise ValueError(f"beams is {beams}; give at least 1")
     if beams == 1:
         return greedy_decode(model, inputs, segment_ids, max_length=max_length, eos_id=eos_id)
+    return decode(
+        model,
+        inputs,
+        segment_ids,
+        max_length=max_length,
+        beams=beams,
+        length_penalty=length_penalty,
+        eos_id=eos_id,
+    ).ids
+
+
+@torch.no_grad()
+def decode(
+    model: Answering,
+    inputs: Tensor,
+    segment_ids: Tensor | None = None,
+    *,
+    max_length: int,
+    beams: int = 1,
+    length_penalty: float = 0.6,
+    eos_id: int = 1,
+) -> Answers:
+    """The answers of `greedy_decode` with one beam, otherwise of `beam_decode`, and how likely the model takes them."""
+    if beams < 1:
+        raise ValueError(f"beams is {beams}; give at least 1")
     segments = _one_segment(inputs, segment_ids, max_length)
+    if beams == 1:
+        return _greedy(model, inputs, segments, max_length, eos_id, scored=True)
     limits = ((segments != 0).sum(1) * 3 // 2 + 10).clamp(max=max_length)
     cache, logits = model.start_decoding(inputs, segments, int(limits.max()))
     beams_of_rows = torch.arange(len(limits), device=limits.device).repeat_interleave(beams)
@@ -79,25 +112,33 @@ def _one_segment(tokens: Tensor, segment_ids: Tensor | None, max_length: int) ->
     return segments
 
 
-def _fill(model: Answering, cache: Cache, logits: Tensor, answers: Tensor, eos_id: int) -> int:
-    """Writes the answers in place; returns the length of the longest."""
-    batch, max_length = answers.shape
-    rows = torch.arange(batch, device=answers.device)
+def _greedy(
+    model: Answering, inputs: Tensor, segments: Tensor, max_length: int, eos_id: int, *, scored: bool
+) -> Answers:
+    """Log-probabilities are 0 where they are not asked for: they take a pass over all logits."""
+    cache, logits = model.start_decoding(inputs, segments, max_length)
+    batch, device = inputs.shape[0], inputs.device
+    answers = torch.full((batch, max_length), PAD_ID, dtype=torch.int64, device=device)
+    log_probabilities = torch.zeros(batch, device=device)
+    rows = torch.arange(batch, device=device)
     running = torch.ones_like(rows, dtype=torch.bool)
     for position in range(max_length):
         tokens = logits.argmax(-1)
         answers[rows, position] = torch.where(running, tokens, PAD_ID)
+        if scored:
+            likelihood = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+            log_probabilities[rows] += torch.where(running, likelihood, 0.0)
         running = running & (tokens != eos_id)
         left = int(running.sum())
         if left == 0:
-            return position + 1
+            return Answers(answers[:, : position + 1], log_probabilities)
         # Ended rows leave once they are half of the batch: what is copied then stays below what is saved.
         if 2 * left <= len(rows):
             kept = running.nonzero()[:, 0]
             rows, running, tokens, cache = rows[kept], running[kept], tokens[kept], cache.select(kept)
         if position + 1 < max_length:
             logits = model.decode_next(tokens, cache)
-    return max_length
+    return Answers(answers, log_probabilities)
 
 
 @dataclass
@@ -109,6 +150,8 @@ class _Search:
 
     answers: Tensor
     """[batch, limit]: the chosen answers of all rows, written when a row is done."""
+    of_answers: Tensor
+    """[batch]: their log-probabilities."""
     rows: Tensor
     """[rows]: which rows of the batch are looked at."""
     limits: Tensor
@@ -117,6 +160,8 @@ class _Search:
     log_probabilities: Tensor
     finished: Tensor
     scores: Tensor
+    of_finished: Tensor
+    """[rows, beams]: log-probabilities of the finished answers, of which scores are made."""
     length_penalty: float
     eos_id: int
 
@@ -129,10 +174,22 @@ class _Search:
         first = impossible.clone()
         first[:, 0] = 0.0
         rows = torch.arange(batch, device=device)
-        return cls(empty[:, 0].clone(), rows, limits, empty, first, empty.clone(), impossible, length_penalty, eos_id)
+        return cls(
+            answers=empty[:, 0].clone(),
+            of_answers=torch.zeros(batch, device=device),
+            rows=rows,
+            limits=limits,
+            alive=empty,
+            log_probabilities=first,
+            finished=empty.clone(),
+            scores=impossible,
+            of_finished=impossible.clone(),
+            length_penalty=length_penalty,
+            eos_id=eos_id,
+        )
 
-    def run(self, model: Answering, cache: Cache, logits: Tensor) -> Tensor:
-        """[batch, length] answers, by the logits [rows x beams, vocabulary] of their first token."""
+    def run(self, model: Answering, cache: Cache, logits: Tensor) -> Answers:
+        """The answers, by the logits [rows x beams, vocabulary] of their first token."""
         done = torch.zeros_like(self.rows, dtype=torch.bool)
         for position in range(int(self.limits.max())):
             parents, tokens = self._grow(logits.log_softmax(-1), position)
@@ -151,7 +208,8 @@ class _Search:
                 done, tokens, cache = done[kept], tokens[places], cache.select(places)
             logits = model.decode_next(tokens, cache)
         written = (self.answers != PAD_ID).any(0).nonzero()
-        return self.answers[:, : int(written.max()) + 1 if len(written) else 1]
+        length = int(written.max()) + 1 if len(written) else 1
+        return Answers(self.answers[:, :length], self.of_answers)
 
     def _grow(self, likelihoods: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """One token more, by log-probabilities [rows x beams, vocabulary].
@@ -171,6 +229,7 @@ class _Search:
         ended_scores = torch.where(ended, best / self._penalty(position + 1), _IMPOSSIBLE)
         self.scores, kept = torch.cat([self.scores, ended_scores], dim=1).topk(beams)
         self.finished = _of_beams(torch.cat([self.finished, grown], dim=1), kept)
+        self.of_finished = torch.cat([self.of_finished, best], dim=1).gather(1, kept)
 
         self.log_probabilities, kept = torch.where(ended, _IMPOSSIBLE, best).topk(beams)
         self.alive = _of_beams(grown, kept)
@@ -193,11 +252,14 @@ class _Search:
         ended = (self.scores[:, :1] > _IMPOSSIBLE)[over]
         best = torch.where(ended, self.finished[over, 0], self.alive[over, 0])
         self.answers[self.rows[over]] = best
+        of_best = torch.where(ended[:, 0], self.of_finished[over, 0], self.log_probabilities[over, 0])
+        self.of_answers[self.rows[over]] = of_best
 
     def _keep(self, kept: Tensor) -> None:
         self.rows, self.limits = self.rows[kept], self.limits[kept]
         self.alive, self.log_probabilities = self.alive[kept], self.log_probabilities[kept]
         self.finished, self.scores = self.finished[kept], self.scores[kept]
+        self.of_finished = self.of_finished[kept]
 
 
 def _of_beams(answers: Tensor, chosen: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def predict(
         float, typer.Option(help="alpha of ((5 + length) / 6)^alpha, which beam search divides by.", min=0)
     ] = 0.6,
     root: Root = "runs",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: input, output, log_probability.")] = False,
 ) -> None:
     """Answer texts with a checkpoint, or with any T5: text in, text out. <extra_id_0> in a text is T5's mask.
 
@@ -32,6 +32,7 @@ def predict(
 
     Example: mixtura predict quickstart@best "returns docstring: Return the size of a file in bytes."
     """
+    from mixtura.platform.cli.progress import answering_bar
     from mixtura.platform.errors import RequestError
     from mixtura.platform.orchestration.ensembles import answerer
     from mixtura.platform.orchestration.predict import answers
@@ -41,8 +42,8 @@ def predict(
         raise RequestError(f"texts were to be read from {input_file}, but there is no such file")
     chosen = answerer(workspace(root), checkpoint)
     given = text or (input_file.read_text() if input_file is not None else sys.stdin.read()).splitlines()
-    found = answers(chosen, given, decode_length, beams, length_penalty)
+    with answering_bar(len(given)) as progress:
+        found = answers(chosen, given, decode_length, beams, length_penalty, progress)
     for asked, answer in zip(given, found, strict=True):
-        sys.stdout.write(
-            (json.dumps({"input": asked, "output": answer}, ensure_ascii=False) if as_json else answer) + "\n"
-        )
+        values = {"input": asked, "output": answer.text, "log_probability": answer.log_probability}
+        sys.stdout.write((json.dumps(values, ensure_ascii=False) if as_json else answer.text) + "\n")

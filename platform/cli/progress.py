@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mixtura.platform.cli.output import console, print_lines, print_table
 
@@ -59,6 +61,16 @@ class TerminalReporter:
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=total, detail="")
         self._progress.update(self._bars[name], completed=done, total=total, detail=detail)
+
+
+@contextlib.contextmanager
+def answering_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, since answers go to standard output; nothing where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("predict", total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _time_left(elapsed_s: float, done: float, remaining: float) -> str:

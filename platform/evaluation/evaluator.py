@@ -16,8 +16,16 @@ from mixtura.platform.evaluation.baselines import Baseline
 from mixtura.platform.evaluation.intervals import Interval, bootstrap_interval
 
 Ids = npt.NDArray[np.int32]
-Decode = Callable[[npt.NDArray[np.int32]], Sequence[Sequence[int]]]
-"""Padded encoder inputs [batch, length] to the ids of one answer a row."""
+Decode = Callable[[npt.NDArray[np.int32]], Sequence[tuple[Sequence[int], float]]]
+"""Padded encoder inputs [batch, length] to the ids of one answer a row, and its log-probability."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered, and the log-probability that it gives this answer, its end included."""
+
+    text: str
+    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ class TaskResult:
     seconds: float
     metrics: list[MetricResult]
     answers: list[dict[str, Any]] = field(repr=False)
-    """One record an example: inputs, targets, prediction (text), answer (postprocessed), scores by metric."""
+    """One record an example: inputs, targets, prediction (text), its log_probability, answer (postprocessed), scores by
+    metric."""
 
 
 def evaluate_task(
@@ -65,23 +74,30 @@ def evaluate_task(
 ) -> TaskResult:
     """Answer all examples, longest first so that batches hold little padding, and judge the answers in their order."""
     started = time.perf_counter()
-    texts = [""] * len(examples)
-    for batch in batches_by_length([len(example.ids) for example in examples], batch_tokens):
-        for position, ids in zip(batch, decode(padded([examples[place].ids for place in batch])), strict=True):
-            texts[position] = text_of(ids)
-    return judged(task, split, examples, texts, time.perf_counter() - started, baselines or {})
+    predictions = dict(predict([example.ids for example in examples], decode, text_of, batch_tokens))
+    ordered = [predictions[place] for place in range(len(examples))]
+    return judged(task, split, examples, ordered, time.perf_counter() - started, baselines or {})
+
+
+def predict(
+    rows: Sequence[Ids], decode: Decode, text_of: Callable[[Sequence[int]], str], batch_tokens: int
+) -> Iterator[tuple[int, Prediction]]:
+    """The answer to each row of ids, with its place, batch by batch: the longest first, so that little is padding."""
+    for batch in batches_by_length([len(row) for row in rows], batch_tokens):
+        for place, (ids, log_probability) in zip(batch, decode(padded([rows[at] for at in batch])), strict=True):
+            yield place, Prediction(text_of(ids), log_probability)
 
 
 def judged(
     task: Task,
     split: str,
     examples: Sequence[EvaluationExample],
-    texts: Sequence[str],
+    predictions: Sequence[Prediction],
     seconds: float,
     baselines: Mapping[str, Baseline],
 ) -> TaskResult:
     """The metrics of answers that are given as text."""
-    answers = [task.postprocess(text, example.fields) for text, example in zip(texts, examples, strict=True)]
+    answers = [task.postprocess(one.text, example.fields) for one, example in zip(predictions, examples, strict=True)]
     targets = [task.answer(example.fields) for example in examples]
     results, scores = [], {}
     for metric in task.metrics:
@@ -101,11 +117,12 @@ def judged(
         {
             "inputs": example.fields["inputs"],
             "targets": example.fields["targets"],
-            "prediction": text,
+            "prediction": prediction.text,
+            "log_probability": prediction.log_probability,
             "answer": answer,
             "scores": {name: float(values[place]) for name, values in scores.items() if values is not None},
         }
-        for place, (example, text, answer) in enumerate(zip(examples, texts, answers, strict=True))
+        for place, (example, prediction, answer) in enumerate(zip(examples, predictions, answers, strict=True))
     ]
     return TaskResult(task.name, split, len(examples), seconds, results, records)
 

@@ -23,6 +23,7 @@ from mixtura.platform.evaluation.evaluator import (
     Decode,
     EvaluationExample,
     MetricResult,
+    Prediction,
     TaskResult,
     evaluate_task,
     judged,
@@ -148,9 +149,9 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
     if job.baselines:
         targets = training_targets(job.training, vocabulary, Copies(**job.copies)) if job.training else Counter()
         baselines = trivial_baselines(task, targets, [example.fields for example in examples])
-    texts = _earlier_texts(job, len(examples))
-    if texts is not None:
-        result = judged(task, job.named, examples, texts, 0.0, baselines)
+    earlier = _earlier_predictions(job, len(examples))
+    if earlier is not None:
+        result = judged(task, job.named, examples, earlier, 0.0, baselines)
     else:
         result = evaluate_task(
             task,
@@ -167,15 +168,16 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
     return asdict(replace(result, answers=[]))
 
 
-def _earlier_texts(job: EvaluationJob, count: int) -> list[str] | None:
+def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | None:
     """What the checkpoint answered before, where it was asked exactly these examples, and decoded as now."""
     path = Path(job.earlier_answers)
     if not job.earlier_answers or not path.is_file():
         return None
     with open(path, encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    same = len(records) == count and all(record.items() >= job.asked.items() for record in records)
-    return [str(record["prediction"]) for record in records] if same else None
+    asked = job.asked.items()
+    same = len(records) == count and all(one.items() >= asked and "log_probability" in one for one in records)
+    return [Prediction(record["prediction"], record["log_probability"]) for record in records] if same else None
 
 
 def load_examples(
@@ -219,20 +221,20 @@ def decoding(model: Answering, decode_length: int, beams: int, length_penalty: f
     """Decoding with a model, as the evaluator takes it: greedy with one beam."""
     import torch
 
-    from mixtura.models.t5 import beam_decode
+    from mixtura.models.t5 import decode
 
-    def decode(inputs: np.ndarray[Any, Any]) -> list[list[int]]:
-        rows: list[list[int]] = beam_decode(
+    def answer(inputs: np.ndarray[Any, Any]) -> list[tuple[list[int], float]]:
+        found = decode(
             model,
             torch.from_numpy(inputs).long(),
             max_length=decode_length,
             beams=beams,
             length_penalty=length_penalty,
             eos_id=EOS_ID,
-        ).tolist()
-        return rows
+        )
+        return list(zip(found.ids.tolist(), found.log_probabilities.tolist(), strict=True))
 
-    return decode
+    return answer
 
 
 @lru_cache(maxsize=1)

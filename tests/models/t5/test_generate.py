@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixtura.models.t5 import T5, T5Config, beam_decode, greedy_decode, initialize
+from mixtura.models.t5 import T5, T5Config, beam_decode, decode, greedy_decode, initialize
 
 RandomModel = Callable[..., T5]
 
@@ -133,3 +133,19 @@ def test_every_architecture_finds_the_same_with_and_without_company(config: T5Co
     for row, tokens in enumerate(inputs):
         alone = beam_decode(model, tokens[tokens != 0][None], max_length=9, beams=3)
         assert functional.pad(alone[0], (0, together.shape[1] - alone.shape[1])).tolist() == together[row].tolist()
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_log_probabilities_are_those_of_the_whole_answer(
+    config: T5Config, random_model: RandomModel, padded_rows: tuple[Tensor, Tensor], beams: int
+) -> None:
+    model, inputs = random_model(config, gain=2.0), padded_rows[0].repeat(2, 1)
+    eos = int(greedy_decode(model, inputs, max_length=9)[0, 4])
+    found = decode(model, inputs, max_length=9, beams=beams, eos_id=eos)
+    assert torch.equal(found.ids, beam_decode(model, inputs, max_length=9, beams=beams, eos_id=eos))
+    with torch.no_grad():
+        likelihoods = model(inputs, functional.pad(found.ids[:, :-1], (1, 0))).log_softmax(-1)
+    of_tokens = likelihoods.gather(-1, found.ids[..., None])[..., 0]
+    part_of_it = functional.pad((found.ids == eos).cumsum(1)[:, :-1], (1, 0)) == 0
+    assert not part_of_it.all()
+    torch.testing.assert_close(found.log_probabilities, (of_tokens * part_of_it).sum(1), rtol=1e-4, atol=1e-4)

@@ -111,15 +111,20 @@ def run(given: list[str], prepared: Prepared) -> Run:
 
 @pytest.mark.slow
 def test_a_checkpoint_answers_texts_greedily_or_by_beam_search(run: Run) -> None:
+    from mixtura.platform.orchestration.ensembles import answerer
     from mixtura.platform.orchestration.predict import answers
 
-    checkpoint = next(iter(sorted(run.checkpoints.glob("step-*"))))
+    checkpoint = answerer(workspace(str(run.path.parent)), str(next(iter(sorted(run.checkpoints.glob("step-*"))))))
     texts = ["mnli hypothesis: a premise: b", "rte sentence1: a sentence2: b", "mnli hypothesis: c premise: d"]
-    greedy = answers(checkpoint, texts, decode_length=4)
+    told: list[int] = []
+    greedy = answers(checkpoint, texts, decode_length=4, progress=told.append)
+    assert told == [1, 2, 3]
     assert answers(checkpoint, texts, decode_length=4, beams=1, length_penalty=2.0) == greedy
     searched = answers(checkpoint, texts, decode_length=4, beams=3)
-    assert len(searched) == 3
-    assert answers(checkpoint, texts[1:], decode_length=4, beams=3) == searched[1:]
+    assert all(one.log_probability < 0 for one in [*greedy, *searched])
+    alone = answers(checkpoint, texts[1:], decode_length=4, beams=3)
+    assert [one.text for one in alone] == [one.text for one in searched[1:]]
+    assert [one.log_probability for one in alone] == pytest.approx([one.log_probability for one in searched[1:]])
 
 
 @pytest.mark.slow
@@ -159,16 +164,17 @@ def test_answers_to_the_same_examples_are_judged_again_and_not_asked_again(run: 
 def test_answers_that_were_decoded_otherwise_are_asked_anew(
     given: list[str], prepared: Prepared, tmp_path: Path
 ) -> None:
-    from mixtura.platform.orchestration.evaluate import _earlier_texts
+    from mixtura.platform.evaluation.evaluator import Prediction
+    from mixtura.platform.orchestration.evaluate import _earlier_predictions
 
     (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if job.name == "glue_rte"]
     earlier = tmp_path / "answers.jsonl"
-    earlier.write_text(json.dumps({"prediction": "entailment", **job.asked}) + "\n")
+    earlier.write_text(json.dumps({"prediction": "entailment", "log_probability": -1.5, **job.asked}) + "\n")
     job = replace(job, earlier_answers=str(earlier))
-    assert _earlier_texts(job, 1) == ["entailment"]
-    assert _earlier_texts(job, 2) is None
-    assert _earlier_texts(replace(job, decode_length=job.decode_length + 1), 1) is None
-    assert _earlier_texts(replace(job, beams=4), 1) is None
+    assert _earlier_predictions(job, 1) == [Prediction("entailment", -1.5)]
+    assert _earlier_predictions(job, 2) is None
+    assert _earlier_predictions(replace(job, decode_length=job.decode_length + 1), 1) is None
+    assert _earlier_predictions(replace(job, beams=4), 1) is None
 
 
 def test_a_recipe_says_how_answers_are_decoded(given: list[str], prepared: Prepared) -> None:

@@ -77,6 +77,7 @@ def test_what_was_measured_is_in_the_run_s_table_and_in_mlflow(space: Workspace)
     assert [one["value"] for one in sent if one["split"] == "test"] == [new.value]
     answers = (space.run("base").predictions / f"step-000008/{MODULE}.test.jsonl").read_text().splitlines()
     assert len(answers) == new.examples
+    assert all(json.loads(line)["log_probability"] < 0 for line in answers)
 
 
 def test_a_folder_for_others_has_the_numbers_of_its_checkpoint_whatever_the_batches(
@@ -89,9 +90,13 @@ def test_a_folder_for_others_has_the_numbers_of_its_checkpoint_whatever_the_batc
     (folder,) = (space.root / "evaluations").glob("*exported-quickstart-*")
     kept = json.loads((folder / "results.json").read_text())
     assert [one["metrics"][0]["value"] for one in kept["results"]] == [row[3] for row in expected]
-    lines = (folder / f"predictions/{MODULE}.validation.jsonl").read_text().splitlines()
-    run_lines = (space.run("base").predictions / f"step-000008/{MODULE}.validation.jsonl").read_text().splitlines()
-    assert lines == run_lines
+    again, before = (
+        [json.loads(line) for line in (place / f"{MODULE}.validation.jsonl").read_text().splitlines()]
+        for place in (folder / "predictions", space.run("base").predictions / "step-000008")
+    )
+    likelihoods = [[one.pop("log_probability") for one in records] for records in (again, before)]
+    assert again == before
+    assert likelihoods[0] == pytest.approx(likelihoods[1], abs=1e-4)
 
 
 def test_several_checkpoints_are_measured_as_one(

@@ -392,7 +392,7 @@ def test_checkpoints_answer_together_by_their_logits_or_their_weights(short: Pat
     space, texts = workspace(str(short.parent)), ["module docstring: Return the size.", "name docstring: x"]
 
     def said(name: str) -> list[str]:
-        return answers(answerer(space, name), texts, 6)
+        return [one.text for one in answers(answerer(space, name), texts, 6)]
 
     alone = said("short@8")
     for kind in ("ensemble", "average"):
