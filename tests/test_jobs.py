@@ -293,7 +293,7 @@ def test_the_checkout_shows_the_run_of_a_job(root: Path) -> None:
     listed = json.loads(mixtura("checkpoints", "list", "job", "--root", str(root), "--json"))
     assert {row["step"] for row in listed} >= {EVERY, last_step(root / "job")}
     answer = mixtura("predict", "job@best", "--root", str(root), "--json", "name docstring: Return the size of a file.")
-    assert set(json.loads(answer)) == {"input", "output"}
+    assert set(json.loads(answer)) == {"input", "output", "log_probability"}
     names = tracked_runs(root)
     assert names.count("job") == 1, "all attempts are one run"
     assert {f"job@{row['step']}" for row in listed} <= set(names)

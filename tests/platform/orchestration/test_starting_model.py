@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from mixtura.models.t5 import T5Config, create_model, hf_config, hf_state, initialize
 from mixtura.platform.config import Config
 from mixtura.platform.errors import CheckpointError, MixturaError, RequestError
+from mixtura.platform.orchestration.ensembles import answerer
 from mixtura.platform.orchestration.predict import answers
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.tasks import load_recipe
 from mixtura.platform.orchestration.train import train_recipe
 from mixtura.platform.training.checkpoint import list_checkpoints, read_state
-from mixtura.platform.workspace import Run
+from mixtura.platform.workspace import Run, workspace
 
 RECIPE = """
 mixture: {tasks: [python_docs_returns]}
@@ -367,4 +368,5 @@ def test_any_folder_of_hugging_face_answers_and_sentinels_go_in_and_come_out(
     tensors["shared.weight"][:, 0] = 1
     tensors["lm_head.weight"][sentinel, 0] = 1
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    assert answers(source, ["a <extra_id_0> b"], 3) == ["<extra_id_7> <extra_id_7> <extra_id_7>"]
+    (answer,) = answers(answerer(workspace(str(tmp_path)), str(source)), ["a <extra_id_0> b"], 3)
+    assert answer.text == "<extra_id_7> <extra_id_7> <extra_id_7>"
