@@ -42,35 +42,13 @@ def evaluate(
     """
     from mixtura.platform.cli.output import print_lines, print_table
     from mixtura.platform.cli.progress import TerminalReporter
-    from mixtura.platform.errors import RequestError
-    from mixtura.platform.orchestration.evaluate_by_hand import (
-        Wanted,
-        benchmark_lines,
-        evaluate_model,
-        evaluate_run,
-        is_of_run,
-    )
+    from mixtura.platform.orchestration import evaluate_by_hand
     from mixtura.platform.orchestration.reporter import SilentReporter
-    from mixtura.platform.orchestration.tasks import load_recipe
     from mixtura.platform.workspace import workspace
 
-    space, reporter = workspace(root), SilentReporter() if as_json else TerminalReporter()
-    wanted = Wanted(tuple(name.strip() for name in tasks.split(",")) if tasks else (), whole)
-    if recipe is None and overrides:
-        raise RequestError("--set changes a recipe, and none is given: add --recipe RECIPE")
-    rows = []
-    for name in what:
-        if recipe is not None:
-            config = load_recipe(recipe, [f"run.root={root}", *(overrides or [])])
-            rows += evaluate_model(space, name, recipe, config, wanted, reporter)
-        elif is_of_run(space, name):
-            rows += evaluate_run(space, name, wanted, reporter)
-        else:
-            known = ", ".join(run.name for run in space.runs()) or "none"
-            raise RequestError(
-                f"{name!r} is no run or checkpoint of one (runs: {known}): to measure any other model, say on which "
-                "recipe's tasks with --recipe RECIPE"
-            )
+    reporter = SilentReporter() if as_json else TerminalReporter()
+    wanted = evaluate_by_hand.Wanted(tuple(name.strip() for name in tasks.split(",")) if tasks else (), whole)
+    rows = evaluate_by_hand.evaluate(workspace(root), what, recipe, overrides or (), wanted, reporter)
     print_table("Evaluation", rows, as_json=as_json, notes="interval: 95 % bootstrap over examples")
     if not as_json:
-        print_lines(*benchmark_lines(rows))
+        print_lines(*evaluate_by_hand.benchmark_lines(rows))

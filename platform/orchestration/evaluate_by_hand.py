@@ -36,6 +36,7 @@ from mixtura.platform.orchestration.prepare import Prepared, prepare
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.result import FINAL_SPLITS
 from mixtura.platform.orchestration.select import run_and_checkpoint, task_named
+from mixtura.platform.orchestration.tasks import load_recipe, tasks_of
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.train import executor_for, going_on
 from mixtura.platform.tracking.tracker import Tailer
@@ -54,6 +55,36 @@ class Wanted:
     the validation examples that a run measures on each of its checkpoints."""
 
 
+def evaluate(
+    space: Workspace,
+    what: Sequence[str],
+    recipe: str | None,
+    overrides: Sequence[str],
+    wanted: Wanted,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Evaluate runs and their checkpoints, or with a recipe any models: a row for each of their metrics.
+
+    A name that leads nowhere is refused before anything is measured.
+    """
+    if recipe is not None:
+        config = load_recipe(recipe, [f"run.root={space.root}", *overrides])
+        for name in what:
+            answerer(space, name)
+        return [row for name in what for row in evaluate_model(space, name, recipe, config, wanted, reporter)]
+    if overrides:
+        raise RequestError("--set changes a recipe, and none is given: add --recipe RECIPE")
+    for name in what:
+        if not is_of_run(space, name):
+            known = ", ".join(run.name for run in space.runs()) or "none"
+            raise RequestError(
+                f"{name!r} is no run or checkpoint of one (runs: {known}): to measure any other model, say on which "
+                "recipe's tasks with --recipe RECIPE"
+            )
+        run_and_checkpoint(space, name)
+    return [row for name in what for row in evaluate_run(space, name, wanted, reporter)]
+
+
 def evaluate_run(space: Workspace, name: str, wanted: Wanted, reporter: Reporter) -> list[dict[str, Any]]:
     """Evaluate all checkpoints of a run, or the one that RUN@STEP, RUN@best, ... names, on the run's own tasks."""
     run, chosen = run_and_checkpoint(space, name)
@@ -63,9 +94,10 @@ def evaluate_run(space: Workspace, name: str, wanted: Wanted, reporter: Reporter
     for info in infos:
         verify(info.path)
     config, rows = run.config(), []
+    names = _names(config, wanted, run.name)
     with disk_full_is_an_answer(space.root, "evaluation"), executor_for(config) as executor:
         prepared = prepare(going_on(config, space, run), space, executor.map_shards, reporter)
-        jobs = _jobs(config, prepared, wanted, run.name)
+        jobs = _jobs(config, prepared, wanted, names)
         for info in infos:
             rows += _evaluate_checkpoint(run, info, jobs, executor, reporter)
     _send(space, run, config, reporter)
@@ -76,7 +108,7 @@ def evaluate_model(
     space: Workspace, name: str, recipe: str, config: Config, wanted: Wanted, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Evaluate any model, or several as one, on the tasks of a recipe, in the model's own vocabulary."""
-    chosen = answerer(space, name)
+    chosen, names = answerer(space, name), _names(config, wanted, recipe)
     own = str(vocabulary_path(chosen))
     config = config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"path": own})})
     folder = space.root / "evaluations" / _folder_name(chosen, recipe)
@@ -88,7 +120,7 @@ def evaluate_model(
                 checkpoint=chosen.spec,
                 answers=str(folder / "predictions" / f"{job.name}.{job.named}.jsonl"),
             )
-            for job in _jobs(config, prepared, wanted, recipe)
+            for job in _jobs(config, prepared, wanted, names)
         ]
         results = answered(executor.evaluate(jobs))
     values = [{**asdict(result), "answers": None} for result in results]
@@ -107,12 +139,20 @@ def benchmark_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _jobs(config: Config, prepared: Prepared, wanted: Wanted, of: str) -> list[EvaluationJob]:
-    jobs = final_jobs_for(config, prepared) if wanted.whole else jobs_for(config, prepared)
+def _names(config: Config, wanted: Wanted, of: str) -> set[str]:
+    """The tasks that are measured, by their whole names; refused before any work where one is not known."""
+    known = {name for name, task in tasks_of(config).items() if task.metrics}
+    if not known:
+        raise RequestError(f"{of!r} has no task with a metric")
+    return {task_named(text, known, of) for text in wanted.tasks} or known
+
+
+def _jobs(config: Config, prepared: Prepared, wanted: Wanted, names: set[str]) -> list[EvaluationJob]:
+    every = final_jobs_for(config, prepared) if wanted.whole else jobs_for(config, prepared)
+    jobs = [job for job in every if job.name in names]
     if not jobs:
-        raise RequestError(f"{of!r} has no task whose right answers are known")
-    names = {task_named(text, {job.name for job in jobs}, of) for text in wanted.tasks}
-    return [job for job in jobs if not names or job.name in names]
+        raise RequestError(f"the right answers of {', '.join(sorted(names))} are not known on such a split")
+    return jobs
 
 
 def _evaluate_checkpoint(

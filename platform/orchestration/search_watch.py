@@ -10,6 +10,7 @@ from typing import Self
 
 from mixtura.platform.config import Config
 from mixtura.platform.errors import MixturaError
+from mixtura.platform.orchestration.helper_thread import HelperThread
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.trial import trial_config
@@ -29,7 +30,7 @@ _LOOK_EVERY_S = 0.5
 _SEND_EVERY_S = 5.0
 
 
-class SearchWatch:
+class SearchWatch(HelperThread):
     """Follows the trials of a search on a thread of its own: progress in steps, a call for each that ends.
 
     A search that was asked to stop hands the wish on to the trials that run, which save and end after their step.
@@ -45,16 +46,16 @@ class SearchWatch:
         on_result: Callable[[TrialResult], None],
         on_failure: Callable[[str, str], None],
     ) -> None:
-        self.root, self._stop = run.path / "trials", run.path / "stop"
+        super().__init__(run, "search-watch", _LOOK_EVERY_S)
+        self.root = run.path / "trials"
         self.planned, self.done, self.steps = planned, done, steps
         self.reporter, self._on_result, self._on_failure = reporter, on_result, on_failure
         self._before = {folder.path: _begun_at(folder) for folder in trial_folders(self.root)}
-        self._over = {folder.path for folder in trial_folders(self.root) if folder.result() is not None}
+        self._finished = {folder.path for folder in trial_folders(self.root) if folder.result() is not None}
         self._events: dict[Path, EventReader] = {}
         self._at: dict[Path, int] = {}
         self._shown: tuple[int, int, int] | None = None
-        self._ended, self._looking = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._follow, name="search-watch", daemon=True)
+        self._looking = threading.Lock()
 
     def look(self) -> None:
         """Show what was written until now."""
@@ -62,7 +63,7 @@ class SearchWatch:
             running = [folder for folder in self._begun() if not self._settled(folder)]
             for folder in running:
                 self._follow_steps(folder)
-                if self._stop.exists():
+                if self.run.stop_sign.exists():
                     (folder.path / "stop").touch()
             at = sum(self._at[folder.path] for folder in running)
             if self._shown == (shown := (self.done, at, len(running))):
@@ -74,7 +75,7 @@ class SearchWatch:
     def _begun(self) -> Iterator[TrialFolder]:
         """Trials of this attempt that were not over when they were last looked at."""
         for folder in trial_folders(self.root):
-            if folder.path not in self._over and _begun_at(folder) != self._before.get(folder.path):
+            if folder.path not in self._finished and _begun_at(folder) != self._before.get(folder.path):
                 yield folder
 
     def _settled(self, folder: TrialFolder) -> bool:
@@ -82,7 +83,7 @@ class SearchWatch:
         if result is None and failure is None:
             return False
         if result is not None:
-            self._over.add(folder.path)
+            self._finished.add(folder.path)
             self.done += 1
             self._on_result(result)
         else:
@@ -98,21 +99,14 @@ class SearchWatch:
             if isinstance(record, TrainPoint):
                 self._at[folder.path] = min(record.step, self.steps)
 
-    def _follow(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            self.look()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.look()
-        self.reporter.settle()
+        try:
+            super().__exit__(kind, error, traceback)
+            self.look()
+        finally:
+            self.reporter.settle()
 
 
 def _begun_at(folder: TrialFolder) -> int:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from object_store import Handler
+from safetensors.torch import save_file
+
+from mixtura.models.t5 import T5Config, create_model, hf_config, hf_state, initialize
 
 REPOSITORY = "someone/t5-tiny"
 COMMIT = "5d" * 20
+
+
+def write_model(folder: Path, config: T5Config, vocabulary: Path | None, seed: int = 1) -> Path:
+    """A folder as others have them, with random weights and nothing of ours in config.json."""
+    model = create_model(config)
+    initialize(model, seed)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**hf_config(config), "mixtura": {}}))
+    save_file(hf_state(model.state_dict(), config), folder / "model.safetensors", {"format": "pt"})
+    if vocabulary is not None:
+        shutil.copyfile(vocabulary, folder / "spiece.model")
+    return folder
 
 
 class ModelHub(Handler):

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import pytest
 import torch
+from model_hub import write_model
 from safetensors.torch import load_file, save_file
 
-from mixtura.models.t5 import T5Config, create_model, hf_config, hf_state, initialize
+from mixtura.models.t5 import T5Config, create_model, initialize
 from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.files import xxh3_128
 from mixtura.platform.orchestration.assemble import checkpoint_format
@@ -33,18 +34,6 @@ class Answer(Protocol):
 
 
 Ask = Callable[..., Answer]
-
-
-def write_model(folder: Path, config: T5Config, vocabulary: Path | None) -> Path:
-    """A folder as Hugging Face has them, with random weights."""
-    model = create_model(config)
-    initialize(model, 1)
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(hf_config(config)))
-    save_file(hf_state(model.state_dict(), config), folder / "model.safetensors", {"format": "pt"})
-    if vocabulary is not None:
-        shutil.copyfile(vocabulary, folder / "spiece.model")
-    return folder
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mixtura.platform.config import Config
-from mixtura.platform.errors import RequestError, UnknownNameError
+from mixtura.platform.errors import RequestError
 from mixtura.platform.orchestration.evaluate_by_hand import (
     Wanted,
     benchmark_lines,
+    evaluate,
     evaluate_model,
     evaluate_run,
     is_of_run,
@@ -122,9 +123,16 @@ def test_benchmarks_are_averaged_for_each_model() -> None:
 
 
 def test_a_name_of_no_run_or_no_task_is_refused(space: Workspace) -> None:
+    before = len(results(space))
     assert all(is_of_run(space, name) for name in ("base", "base@4", "base@best"))
     assert not any(is_of_run(space, name) for name in ("nobody", "a/base", "models:/base@x", "ensemble:base@4,base@8"))
-    with pytest.raises(UnknownNameError, match="no evaluated task 'modul'"):
-        evaluate_run(space, "base", Wanted(("modul",)), SilentReporter())
-    with pytest.raises(RequestError, match="no checkpoint 'base@5'"):
-        evaluate_run(space, "base@5", Wanted(), SilentReporter())
+
+    def refused(*what: str, recipe: str | None = None, tasks: tuple[str, ...] = (), match: str) -> None:
+        with pytest.raises(RequestError, match=match):
+            evaluate(space, what, recipe, (), Wanted(tasks), SilentReporter())
+
+    refused("base", tasks=("modul",), match="no evaluated task 'modul'")
+    refused("base@4", "base@5", match="no checkpoint 'base@5'")
+    refused("base@4", "nobody", match="'nobody' is no run or checkpoint of one")
+    refused("base@4", "ensemble:base@4,base@5", recipe="quickstart", match="no checkpoint 'base@5'")
+    assert len(results(space)) == before

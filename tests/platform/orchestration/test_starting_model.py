@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_hub import COMMIT, REPOSITORY, ModelHub
+from model_hub import COMMIT, REPOSITORY, ModelHub, write_model
 from object_store import Store, serve
 from safetensors.torch import load_file, save_file
 
-from mixtura.models.t5 import T5Config, create_model, hf_config, hf_state, initialize
+from mixtura.models.t5 import T5Config, create_model
 from mixtura.platform.config import Config
 from mixtura.platform.errors import CheckpointError, MixturaError, RequestError
 from mixtura.platform.orchestration.ensembles import answerer
@@ -52,18 +51,6 @@ class Lines(SilentReporter):
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
         self.lines += [title, notes]
-
-
-def write_model(folder: Path, config: T5Config, vocabulary: Path | None, seed: int = 1) -> Path:
-    """A folder as Hugging Face has them, with random weights."""
-    model = create_model(config)
-    initialize(model, seed)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**hf_config(config), "mixtura": {}}))
-    save_file(hf_state(model.state_dict(), config), folder / "model.safetensors", {"format": "pt"})
-    if vocabulary is not None:
-        shutil.copyfile(vocabulary, folder / "spiece.model")
-    return folder
 
 
 @pytest.fixture
