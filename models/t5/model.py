@@ -49,11 +49,6 @@ class TextToText(nn.Module, ABC):
                 parameter.requires_grad_(".adapter." in name or name.endswith(".scale"))
 
     @property
-    def trained_names(self) -> frozenset[str]:
-        """The parameters that training changes: all; or with adapters these, and the norms (section 3.5.1)."""
-        return frozenset(name for name, parameter in self.named_parameters() if parameter.requires_grad)
-
-    @property
     def unfreezing_order(self) -> tuple[frozenset[str], ...]:
         """Parameters in the order of gradual unfreezing (section 3.5.1).
 

@@ -7,7 +7,7 @@ average:base@1000,base@2000             one model with the mean of their weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -34,10 +34,17 @@ class Answerer:
     paths: tuple[Path, ...]
 
     @property
+    def name(self) -> str:
+        """As a person names it."""
+        return self._joined(self.names)
+
+    @property
     def spec(self) -> str:
         """The same in one text, of folders alone, which any process on this machine understands."""
-        places = ",".join(map(str, self.paths))
-        return places if self.kind == "one" else f"{self.kind}:{places}"
+        return self._joined(map(str, self.paths))
+
+    def _joined(self, parts: Iterable[str]) -> str:
+        return ("" if self.kind == "one" else f"{self.kind}:") + ",".join(parts)
 
     @classmethod
     def of_spec(cls, text: str) -> Answerer:

@@ -69,9 +69,8 @@ def evaluate(
     """
     if recipe is not None:
         config = load_recipe(recipe, [f"run.root={space.root}", *overrides])
-        for name in what:
-            answerer(space, name)
-        return [row for name in what for row in evaluate_model(space, name, recipe, config, wanted, reporter)]
+        models = [answerer(space, name) for name in what]
+        return [row for model in models for row in evaluate_model(space, model, recipe, config, wanted, reporter)]
     if overrides:
         raise RequestError("--set changes a recipe, and none is given: add --recipe RECIPE")
     for name in what:
@@ -105,10 +104,10 @@ def evaluate_run(space: Workspace, name: str, wanted: Wanted, reporter: Reporter
 
 
 def evaluate_model(
-    space: Workspace, name: str, recipe: str, config: Config, wanted: Wanted, reporter: Reporter
+    space: Workspace, chosen: Answerer, recipe: str, config: Config, wanted: Wanted, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Evaluate any model, or several as one, on the tasks of a recipe, in the model's own vocabulary."""
-    chosen, names = answerer(space, name), _names(config, wanted, recipe)
+    names = _names(config, wanted, recipe)
     own = str(vocabulary_path(chosen))
     config = config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"path": own})})
     folder = space.root / "evaluations" / _folder_name(chosen, recipe)
@@ -124,9 +123,9 @@ def evaluate_model(
         ]
         results = answered(executor.evaluate(jobs))
     values = [{**asdict(result), "answers": None} for result in results]
-    write_json_atomically(folder / "results.json", {"model": name, "recipe": recipe, "results": values})
+    write_json_atomically(folder / "results.json", {"model": chosen.name, "recipe": recipe, "results": values})
     reporter.line(f"results and predictions: {folder}")
-    return [row for result in results for row in _rows(name, result)]
+    return [row for result in results for row in _rows(chosen.name, result)]
 
 
 def benchmark_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -192,8 +191,7 @@ def _send(space: Workspace, run: Run, config: Config, reporter: Reporter) -> Non
 
 def _folder_name(chosen: Answerer, recipe: str) -> str:
     """A name that a person knows again, and a digest of what exactly was measured."""
-    kind = () if chosen.kind == "one" else (chosen.kind,)
-    readable = re.sub(r"[^\w.-]+", "-", "-".join((*kind, *chosen.names, recipe))).strip("-.")[:80]
+    readable = re.sub(r"[^\w.-]+", "-", f"{chosen.name}-{recipe}").strip("-.")[:80]
     return f"{readable}-{xxhash.xxh3_64_hexdigest(f'{chosen.spec} {recipe}'.encode())[:8]}"
 
 

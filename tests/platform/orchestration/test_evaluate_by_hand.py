@@ -11,6 +11,7 @@ import pytest
 
 from mixtura.platform.config import Config
 from mixtura.platform.errors import RequestError
+from mixtura.platform.orchestration.ensembles import answerer
 from mixtura.platform.orchestration.evaluate_by_hand import (
     Wanted,
     benchmark_lines,
@@ -44,7 +45,7 @@ def measure(space: Workspace, tiny_config: Callable[..., Config]) -> Callable[..
 
     def run(name: str, *overrides: str, wanted: Wanted | None = None) -> list[dict[str, Any]]:
         config = tiny_config(space.root, "any", *INLINE, *overrides)
-        return evaluate_model(space, name, "quickstart", config, wanted or Wanted(), SilentReporter())
+        return evaluate_model(space, answerer(space, name), "quickstart", config, wanted or Wanted(), SilentReporter())
 
     return run
 
