@@ -3,7 +3,7 @@
 from mixtura.models.t5.config import SIZES, T5Config
 from mixtura.models.t5.convert import config_from_hf, hf_config, hf_name, hf_state, our_name, our_state
 from mixtura.models.t5.ensemble import Answering, Ensemble, average_weights
-from mixtura.models.t5.generate import Answers, beam_decode, decode, greedy_decode
+from mixtura.models.t5.generate import Answers, beam_decode, choose, decode, greedy_decode, score
 from mixtura.models.t5.initialization import initialize
 from mixtura.models.t5.model import T5, DecoderOnlyT5, TextToText, create_model
 
@@ -18,6 +18,7 @@ __all__ = [
     "TextToText",
     "average_weights",
     "beam_decode",
+    "choose",
     "config_from_hf",
     "create_model",
     "decode",
@@ -28,4 +29,5 @@ __all__ = [
     "initialize",
     "our_name",
     "our_state",
+    "score",
 ]

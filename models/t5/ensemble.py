@@ -37,6 +37,10 @@ class Answering(Protocol):
     def decode_next(self, tokens: Tensor, cache: Any) -> Tensor:
         """Logits after one more token per row: tokens [batch] -> float32 [batch, vocab_size]; the cache grows by it."""
 
+    def read_next(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Logits after each of several more tokens: tokens [batch, count] -> float32 [batch, count, vocab_size]; the
+        cache grows by them."""
+
 
 @dataclass
 class EnsembleCache:
@@ -72,6 +76,11 @@ class Ensemble:
         """As a model's."""
         pairs = zip(self.models, cache.caches, strict=True)
         return _mean([model.decode_next(tokens, own) for model, own in pairs])
+
+    def read_next(self, tokens: Tensor, cache: EnsembleCache) -> Tensor:
+        """As a model's."""
+        pairs = zip(self.models, cache.caches, strict=True)
+        return _mean([model.read_next(tokens, own) for model, own in pairs])
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,5 @@
-"""Turning inputs into answers, one token after the other: greedily, or with the paper's beam search.
+"""Turning inputs into answers, one token after the other: greedily, or with the paper's beam search; or choosing among
+given answers.
 
 A model with an encoder reads the inputs there. A single stack reads them as the beginning of its row, shifted by one
 as all its rows are: pad, inputs, end; the last of these positions says what the answer begins with.
@@ -27,6 +28,9 @@ class Answers(NamedTuple):
     log_probabilities: Tensor
     """float32 [batch]: of the whole answer, its end included, without length penalty."""
 
+    of_references: Tensor | None = None
+    """float32 [batch]: log-probabilities of the references, where they were given."""
+
 
 @torch.no_grad()
 def greedy_decode(
@@ -43,7 +47,8 @@ def greedy_decode(
     is int64 [batch, length]: each row ends with `eos_id` if it came, and is padded with 0; the longest has `length`.
     """
     segments = _one_segment(inputs, segment_ids, max_length)
-    return _greedy(model, inputs, segments, max_length, eos_id, scored=False).ids
+    cache, logits = model.start_decoding(inputs, segments, max_length)
+    return _greedy(model, cache, logits, max_length, eos_id, scored=False).ids
 
 
 @torch.no_grad()
@@ -88,18 +93,81 @@ def decode(
     beams: int = 1,
     length_penalty: float = 0.6,
     eos_id: int = 1,
+    references: Tensor | None = None,
 ) -> Answers:
-    """The answers of `greedy_decode` with one beam, otherwise of `beam_decode`, and how likely the model takes them."""
+    """The answers of `greedy_decode` with one beam, otherwise of `beam_decode`, and how likely the model takes them.
+
+    Of `references` (int64 [batch, length], each with its end, padded with 0) it is told how likely they are: what a
+    teacher-forced forward pass says, for the price of reading the inputs once.
+    """
     if beams < 1:
         raise ValueError(f"beams is {beams}; give at least 1")
     segments = _one_segment(inputs, segment_ids, max_length)
-    if beams == 1:
-        return _greedy(model, inputs, segments, max_length, eos_id, scored=True)
     limits = ((segments != 0).sum(1) * 3 // 2 + 10).clamp(max=max_length)
-    cache, logits = model.start_decoding(inputs, segments, int(limits.max()))
+    steps = max_length if beams == 1 else int(limits.max())
+    room = steps if references is None else max(steps, references.shape[1])
+    cache, logits = model.start_decoding(inputs, segments, room)
+    given = None if references is None else _likelihoods(model, cache, logits, references[:, None])[:, 0]
+    if beams == 1:
+        return _greedy(model, cache, logits, max_length, eos_id, scored=True)._replace(of_references=given)
     beams_of_rows = torch.arange(len(limits), device=limits.device).repeat_interleave(beams)
     search = _Search.begin(limits, beams, length_penalty, eos_id)
-    return search.run(model, cache.select(beams_of_rows), logits[beams_of_rows])
+    found = search.run(model, cache.select(beams_of_rows), logits[beams_of_rows])
+    return found._replace(of_references=given)
+
+
+@torch.no_grad()
+def choose(
+    model: Answering,
+    inputs: Tensor,
+    candidates: Tensor,
+    segment_ids: Tensor | None = None,
+    *,
+    references: Tensor | None = None,
+) -> Answers:
+    """Rank classification: of the candidates (int64 [count, length], each with its end, padded with 0) the one that is
+    likeliest as a whole; of equals the first. `references` are as in `decode`."""
+    longest = max(candidates.shape[1], 1 if references is None else references.shape[1])
+    segments = _one_segment(inputs, segment_ids, longest)
+    cache, logits = model.start_decoding(inputs, segments, longest)
+    likelihoods = _likelihoods(model, cache, logits, candidates.expand(len(inputs), -1, -1))
+    best, places = likelihoods.max(1)
+    given = None if references is None else _likelihoods(model, cache, logits, references[:, None])[:, 0]
+    return Answers(candidates[places], best, given)
+
+
+@torch.no_grad()
+def score(model: Answering, inputs: Tensor, references: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+    """The log-probabilities, float32 [batch], of given answers (int64 [batch, length], each with its end, padded with 0)."""
+    segments = _one_segment(inputs, segment_ids, references.shape[1])
+    cache, logits = model.start_decoding(inputs, segments, references.shape[1])
+    return _likelihoods(model, cache, logits, references[:, None])[:, 0]
+
+
+_LOGITS_AT_ONCE = 1 << 25
+"""128 MiB of float32."""
+
+
+def _likelihoods(model: Answering, cache: Cache, logits: Tensor, answers: Tensor) -> Tensor:
+    """Log-probabilities, float32 [batch, count], of answers [batch, count, length] to what the cache has read.
+
+    `logits` are of the first token; the cache stays as it is.
+    """
+    batch, count, _ = answers.shape
+    first = answers[:, :, 0]
+    found = torch.where(first != PAD_ID, logits.gather(1, first) - logits.logsumexp(-1, keepdim=True), 0.0).flatten()
+    of_rows = torch.arange(batch, device=answers.device).repeat_interleave(count)
+    tokens = answers.flatten(0, 1)
+    longest = (tokens != PAD_ID).any(0).sum()
+    at_once = max(1, _LOGITS_AT_ONCE // (logits.shape[-1] * max(1, int(longest) - 1)))
+    for begin in range(0, len(tokens) if longest > 1 else 0, at_once):
+        rows = slice(begin, begin + at_once)
+        here = tokens[rows, :longest]
+        following = here[:, 1:]
+        after = model.read_next(here[:, :-1], cache.select(of_rows[rows]))
+        likelihoods = after.gather(-1, following[..., None])[..., 0] - after.logsumexp(-1)
+        found[rows] += torch.where(following != PAD_ID, likelihoods, 0.0).sum(1)
+    return found.view(batch, count)
 
 
 def _one_segment(tokens: Tensor, segment_ids: Tensor | None, max_length: int) -> Tensor:
@@ -112,12 +180,9 @@ def _one_segment(tokens: Tensor, segment_ids: Tensor | None, max_length: int) ->
     return segments
 
 
-def _greedy(
-    model: Answering, inputs: Tensor, segments: Tensor, max_length: int, eos_id: int, *, scored: bool
-) -> Answers:
+def _greedy(model: Answering, cache: Cache, logits: Tensor, max_length: int, eos_id: int, *, scored: bool) -> Answers:
     """Log-probabilities are 0 where they are not asked for: they take a pass over all logits."""
-    cache, logits = model.start_decoding(inputs, segments, max_length)
-    batch, device = inputs.shape[0], inputs.device
+    batch, device = logits.shape[0], logits.device
     answers = torch.full((batch, max_length), PAD_ID, dtype=torch.int64, device=device)
     log_probabilities = torch.zeros(batch, device=device)
     rows = torch.arange(batch, device=device)

@@ -71,14 +71,23 @@ class TextToText(nn.Module, ABC):
 
     def decode_next(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Logits after one more token per row: tokens [batch] -> float32 [batch, vocab_size]; the cache grows by it."""
-        if cache.length >= cache.max_length:
+        found: Tensor = self.unembed(self._read(tokens[:, None], cache), decoding_logits)[:, 0]
+        return found
+
+    def read_next(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """Logits after each of several more tokens: tokens [batch, count] -> float32 [batch, count, vocab_size]; the
+        cache grows by them."""
+        found: Tensor = self.unembed(self._read(tokens, cache))
+        return found
+
+    def _read(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        last = cache.length + tokens.shape[1] - 1
+        if last >= cache.max_length:
             raise ValueError(
-                f"position {cache.length} was asked of a decoder cache with room for {cache.max_length}; "
+                f"position {last} was asked of a decoder cache with room for {cache.max_length}; "
                 "start it with a larger max_length"
             )
-        hidden = self._decoder().go_on(self.embedding(tokens[:, None]), cache)
-        found: Tensor = self.unembed(hidden, decoding_logits)[:, 0]
-        return found
+        return self._decoder().go_on(self.embedding(tokens), cache)
 
     @abstractmethod
     def start_decoding(self, inputs: Tensor, segment_ids: Tensor, max_length: int) -> tuple[DecoderCache, Tensor]:

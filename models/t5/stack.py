@@ -94,6 +94,21 @@ class DecoderCache:
         own, cross = (None if one is None else one[rows] for one in (self.own_mask, self.cross_mask))
         return replace(self, layers=[layer.select(rows) for layer in self.layers], own_mask=own, cross_mask=cross)
 
+    def bias_of_next(self, count: int) -> Tensor:
+        """What is added to the scores of the next positions, which see themselves and all before them.
+
+        Broadcasts to [batch, heads, count, positions].
+        """
+        begin, end = self.length, self.length + count
+        if count == 1:
+            bias = self.distance_bias[:, None, self.max_length - end :][None]
+        else:
+            positions = torch.arange(end, device=self.distance_bias.device)
+            left = positions[begin:, None] - positions  # [count, end]
+            later = mask(left >= 0, self.distance_bias.dtype)
+            bias = (self.distance_bias[:, self.max_length - 1 - left.clamp(min=0)] + later)[None]
+        return bias if self.own_mask is None else bias + self.own_mask[..., :end]
+
     def follow(self, parents: Tensor) -> None:
         """Give every row what its parent (int64) has seen, in place; both have the same encoder output."""
         if torch.equal(parents, torch.arange(len(parents), device=parents.device)):
@@ -256,15 +271,13 @@ class Stack(nn.Module):
     def go_on(self, x: Tensor, cache: DecoderCache, bias: Tensor | None = None) -> Tensor:
         """The next positions [batch, count, d_model] after those in the cache, which grows by them.
 
-        `bias` broadcasts to [batch, heads, count, positions]; without it there is one position, which sees all.
+        `bias` broadcasts to [batch, heads, count, positions]; without it each position sees itself and all before it.
         """
-        begin = cache.length
+        begin, count = cache.length, x.shape[1]
         if bias is None:
-            bias = cache.distance_bias[:, None, cache.max_length - begin - 1 :][None]
-            if cache.own_mask is not None:
-                bias = bias + cache.own_mask[..., : begin + 1]
+            bias = cache.bias_of_next(count)
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x = layer.go_on(x, layer_cache, begin, bias, cache.cross_mask)
-        cache.length = begin + x.shape[1]
+        cache.length = begin + count
         out: Tensor = self.final_norm(x)
         return out
