@@ -403,10 +403,20 @@ class CheckpointsSection(Section):
 class EvaluationSection(Section):
     """What is measured on each checkpoint."""
 
-    when: Annotated[Literal["pause", "after"], FREE] = "pause"
-    """While training waits, or once after the last step."""
+    when: Annotated[Literal["pause", "beside", "after"], FREE] = "pause"
+    """While training waits; beside it, on CPUs or GPUs of its own; or once after the last step."""
+    waiting: Annotated[int, FREE] = Field(default=2, ge=1)
+    """Checkpoints that may wait for evaluation beside training; of more the oldest is skipped, and named."""
     examples: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """At most so many validation examples of a task for each checkpoint; the test split is always whole."""
+    text_pieces: Annotated[int, FREE] = Field(default=64, ge=0)
+    """So many pieces of held-out text, as long as the objective takes, on which the loss of each unsupervised task is
+    measured; 0 for none."""
+    classification: Annotated[Literal["generate", "rank"], FREE] = "generate"
+    """How tasks with fixed classes are answered: with whatever the model generates, as the paper does, or with the
+    likeliest class."""
+    precision: Annotated[Literal["fp32", "bf16"], FREE] = "fp32"
+    """Of the model that answers. bf16 is faster on GPUs, and on CPUs that multiply it natively."""
     decode_length: Annotated[int, FREE] = Field(default=128, ge=1)
     """Most tokens of an answer."""
     beams: Annotated[int, FREE] = Field(default=1, ge=1)

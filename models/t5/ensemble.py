@@ -30,6 +30,10 @@ class Cache(Protocol):
 class Answering(Protocol):
     """What decoding needs of a model, or of several."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its inputs."""
+
     def start_decoding(self, inputs: Tensor, segment_ids: Tensor, max_length: int) -> tuple[Any, Tensor]:
         """A cache with what is known of inputs [batch, source length], and the logits [batch, vocab_size] of the first
         of up to `max_length` tokens that answer them."""
@@ -66,6 +70,15 @@ class Ensemble:
         if len(rows) != 1:
             raise ValueError(f"an ensemble's models have one vocabulary; these have {sorted(rows)} rows")
         self.models = tuple(models)
+
+    @property
+    def device(self) -> torch.device:
+        """Where all models are."""
+        return self.models[0].device
+
+    def to(self, *, device: str, dtype: torch.dtype) -> Ensemble:
+        """All models, moved as `nn.Module.to` does."""
+        return Ensemble([model.to(device=device, dtype=dtype) for model in self.models])
 
     def start_decoding(self, inputs: Tensor, segment_ids: Tensor, max_length: int) -> tuple[EnsembleCache, Tensor]:
         """As a model's."""

@@ -138,7 +138,7 @@ def choose(
 
 @torch.no_grad()
 def score(model: Answering, inputs: Tensor, references: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-    """The log-probabilities, float32 [batch], of given answers (int64 [batch, length], each with its end, padded with 0)."""
+    """The log-probabilities, float32 [batch], of given answers; `references` are as in `decode`."""
     segments = _one_segment(inputs, segment_ids, references.shape[1])
     cache, logits = model.start_decoding(inputs, segments, references.shape[1])
     return _likelihoods(model, cache, logits, references[:, None])[:, 0]

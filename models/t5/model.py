@@ -49,6 +49,11 @@ class TextToText(nn.Module, ABC):
                 parameter.requires_grad_(".adapter." in name or name.endswith(".scale"))
 
     @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.embedding.weight.device
+
+    @property
     def unfreezing_order(self) -> tuple[frozenset[str], ...]:
         """Parameters in the order of gradual unfreezing (section 3.5.1).
 

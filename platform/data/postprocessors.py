@@ -135,6 +135,20 @@ class OfTargets:
         return self.answer(example["targets"], example)
 
 
+def classes_of(postprocess: Callable[..., Any]) -> tuple[str, ...]:
+    """The texts that a task's answers are among; none where an answer may be any text.
+
+    >>> classes_of(Member(ClassIndex(("False", "True")))), classes_of(number)
+    (('False', 'True'), ())
+    """
+    match postprocess:
+        case ClassIndex(names):
+            return names
+        case Member(answer):
+            return classes_of(answer)
+    return ()
+
+
 def all_answers(example: Mapping[str, Any]) -> list[str]:
     """Every accepted answer, where an example has several.
 

@@ -15,6 +15,7 @@ There is no BOS and no byte fallback: characters that were not covered in traini
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import shutil
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtura.platform.data.ragged import Ragged, offsets_of
+from mixtura.platform.data.ragged import Int64, Ragged, offsets_of
 from mixtura.platform.errors import ConfigError, DataError
 from mixtura.platform.files import write_bytes_atomically, write_json_atomically, xxh3_128
 from mixtura.platform.random_bits import key, order
@@ -39,6 +40,8 @@ _MARK = re.compile(r"<extra_id_(\d+)>")
 _MAX_LINE_BYTES = 4000  # SentencePiece's trainer silently leaves out sentences of more than 4192 bytes
 _TRAINING_BYTES = 8_000_000
 _LONG_TEXT_CHARACTERS = 120
+_SPACE = "▁"
+"""How pieces write a space."""
 
 
 class Vocabulary:
@@ -132,6 +135,18 @@ class Vocabulary:
         if self.pieces <= number < self.size:
             return f"<extra_id_{self.size - 1 - number}>"
         return str(self._pieces.id_to_piece(number)) if number < self.pieces else f"<unused_{number}>"
+
+    @functools.cached_property
+    def piece_bytes(self) -> Int64:
+        """The UTF-8 bytes of text that each id stands for, [size]: none for padding, EOS and sentinels, one for an
+        unknown piece, of which nothing more is known."""
+        table = np.zeros(self.size, dtype=np.int64)
+        for number in range(self.pieces):
+            if self._pieces.is_byte(number) or number == self.unk_id:
+                table[number] = 1
+            elif not self._pieces.is_control(number):
+                table[number] = len(self._pieces.id_to_piece(number).replace(_SPACE, " ").encode())
+        return table
 
     def sentinel(self, number: int) -> int:
         """The id of the mark of removed span `number`, from 0: they count down from the highest usable id."""

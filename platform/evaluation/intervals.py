@@ -35,6 +35,15 @@ class _Metric(Protocol):
     def scores(self, predictions: Sequence[Any], targets: Sequence[Any]) -> Sequence[float] | None: ...
 
 
+def bounds_shown(low: float, high: float) -> str:
+    """Bounds for a person: three digits.
+
+    >>> bounds_shown(57.333, 68.31), bounds_shown(0.02215, 0.034), bounds_shown(602.4, 1234.6)
+    ('57.3 to 68.3', '0.0221 to 0.034', '602 to 1235')
+    """
+    return " to ".join(f"{bound:.3g}" if abs(bound) < 1000 else f"{bound:.0f}" for bound in (low, high))
+
+
 @dataclass(frozen=True)
 class Interval:
     """A value, and the bounds between which it lies with the given confidence."""

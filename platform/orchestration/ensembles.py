@@ -78,8 +78,21 @@ def _taken_apart(text: str) -> tuple[Literal["ensemble", "average"], tuple[str, 
     return None
 
 
-def load(chosen: Answerer) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
-    """The model and the vocabulary, in fp32, ready to answer. Models of other vocabularies are refused."""
+def load(
+    chosen: Answerer, precision: str = "fp32", device: str = "cpu"
+) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
+    """The model and the vocabulary, ready to answer. Models of other vocabularies are refused.
+
+    Weights are averaged in fp32, whatever precision the model then answers in.
+    """
+    import torch
+
+    model, vocabulary = _in_fp32(chosen)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return model.to(device=device, dtype=dtype), vocabulary
+
+
+def _in_fp32(chosen: Answerer) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
     from mixtura.models.t5 import Ensemble, average_weights
 
     loaded = [load_model(path) for path in chosen.paths]

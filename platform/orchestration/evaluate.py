@@ -1,4 +1,4 @@
-"""Evaluation as work of its own: one checkpoint on one split of one task, anywhere."""
+"""Evaluation as work of its own: one checkpoint on one split of one task, or on held-out text, anywhere."""
 
 from __future__ import annotations
 
@@ -11,38 +11,36 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mixtura.platform.config import Config
-from mixtura.platform.data.answer_window import answer_window
-from mixtura.platform.data.cache import TokenCache, open_cache
+from mixtura.platform.data.cache import open_cache
 from mixtura.platform.data.cache_store import Copies
-from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
+from mixtura.platform.data.postprocessors import classes_of
+from mixtura.platform.data.stream_spec import StreamSpec
+from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
 from mixtura.platform.evaluation.evaluator import (
-    Decode,
-    EvaluationExample,
     MetricResult,
     Prediction,
     TaskResult,
     evaluate_task,
+    evaluate_text,
     judged,
     write_answers,
 )
 from mixtura.platform.files import write_bytes_atomically
+from mixtura.platform.orchestration.answering import choosing, decoding, scoring
 from mixtura.platform.orchestration.ensembles import Answerer, load
+from mixtura.platform.orchestration.evaluation_examples import load_examples, text_examples, training_targets
+from mixtura.platform.orchestration.mixture import held_out_spec
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.prepare import Prepared
 from mixtura.platform.orchestration.tasks import choice_of, chosen_task, prepared_splits, tasks_of
-from mixtura.platform.random_bits import key, order
 from mixtura.platform.tracking.records import EvaluationResult, EventWriter
 from mixtura.platform.workspace import Run
 
 if TYPE_CHECKING:
     from mixtura.models.t5 import Answering
 
-
-_FREQUENT_TARGETS = 1000
 
 WHOLE_VALIDATION = "validation_whole"
 """Results on all of a validation split, beside those of every checkpoint on a choice of its examples."""
@@ -59,11 +57,17 @@ class EvaluationJob:
     """The split as results call it."""
     cache: str
     inputs_length: int
+    targets_length: int
     decode_length: int
     batch_tokens: int
     beams: int = 1
     """Answers that beam search looks at side by side; 1 is greedy."""
     length_penalty: float = 0.6
+    rank: bool = False
+    """Whether the likeliest of a task's classes is the answer, where it has classes."""
+    precision: str = "fp32"
+    stream: dict[str, Any] | None = None
+    """How held-out text becomes examples: a `StreamSpec` of this task alone; None for a task with right answers."""
     limit: int | None = None
     """At most so many examples, chosen by chance and the same for every checkpoint."""
     baselines: bool = False
@@ -86,17 +90,28 @@ class EvaluationJob:
     @property
     def asked(self) -> dict[str, Any]:
         """How answers are decoded, kept with each of them."""
+        if self.stream is not None:
+            return {"precision": self.precision}
         penalty = {} if self.beams == 1 else {"length_penalty": self.length_penalty}
-        return {"decode_length": self.decode_length, "beams": self.beams, **penalty}
+        rank = {"rank": True} if self.rank else {}
+        return {
+            "decode_length": self.decode_length,
+            "beams": self.beams,
+            **penalty,
+            **rank,
+            "precision": self.precision,
+        }
 
 
 def jobs_for(config: Config, prepared: Prepared) -> list[EvaluationJob]:
-    """What is measured on every checkpoint: each task with right answers, on its validation split."""
-    return [
+    """What is measured on every checkpoint: each task with right answers, on its validation split; and the loss of each
+    task's held-out text."""
+    answered = [
         replace(_job(config, prepared, name, "validation"), limit=config.evaluation.examples)
         for name, splits in _judged_splits(config, prepared).items()
         if "validation" in splits
     ]
+    return answered + [_text_job(config, prepared, name) for name in prepared.held_out]
 
 
 def final_jobs_for(config: Config, prepared: Prepared) -> list[EvaluationJob]:
@@ -125,6 +140,11 @@ def _judged_splits(config: Config, prepared: Prepared) -> dict[str, tuple[str, .
     }
 
 
+def _text_job(config: Config, prepared: Prepared, name: str) -> EvaluationJob:
+    spec = held_out_spec(config, prepared, name)
+    return replace(_job(config, prepared, name, "validation"), cache=prepared.held_out[name], stream=spec.to_dict())
+
+
 def _job(config: Config, prepared: Prepared, name: str, split: str) -> EvaluationJob:
     return EvaluationJob(
         task=asdict(choice_of(config, name)),
@@ -132,40 +152,62 @@ def _job(config: Config, prepared: Prepared, name: str, split: str) -> Evaluatio
         named=split,
         cache=prepared.caches[name],
         inputs_length=config.data.inputs_length,
+        targets_length=config.data.targets_length,
         decode_length=config.evaluation.decode_length,
         batch_tokens=config.evaluation.batch_tokens,
         beams=config.evaluation.beams,
         length_penalty=config.evaluation.length_penalty,
+        rank=config.evaluation.classification == "rank",
+        precision=config.evaluation.precision,
         copies=asdict(copies_of(config)),
     )
 
 
-def run_job(job: EvaluationJob) -> dict[str, Any]:
-    """Answer and judge; returns the numbers (the answers go to their file)."""
-    model, vocabulary = _loaded(job.checkpoint)
-    task, cache = chosen_task(job.task), open_cache(job.cache, job.split, Copies(**job.copies))
-    examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)
-    baselines: dict[str, Baseline] = {}
-    if job.baselines:
-        targets = training_targets(job.training, vocabulary, Copies(**job.copies)) if job.training else Counter()
-        baselines = trivial_baselines(task, targets, [example.fields for example in examples])
-    earlier = _earlier_predictions(job, len(examples))
-    if earlier is not None:
-        result = judged(task, job.named, examples, earlier, 0.0, baselines)
-    else:
-        result = evaluate_task(
-            task,
-            job.named,
-            examples,
-            decoding(model, job.decode_length, job.beams, job.length_penalty),
-            vocabulary.decode,
-            batch_tokens=max(1, job.batch_tokens // job.beams),
-            baselines=baselines,
-        )
+def run_job(job: EvaluationJob, device: str = "cpu") -> dict[str, Any]:
+    """Answer and judge on a device; returns the numbers (the answers go to their file)."""
+    model, vocabulary = _loaded(job.checkpoint, job.precision, device)
+    result = _on_text(job, model, vocabulary) if job.stream is not None else _on_task(job, model, vocabulary)
     if job.answers:
         records = [{**record, **job.asked} for record in result.answers]
         write_bytes_atomically(Path(job.answers), write_answers(replace(result, answers=records)).encode())
     return asdict(replace(result, answers=[]))
+
+
+def _on_task(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> TaskResult:
+    copies = Copies(**job.copies)
+    task, cache = chosen_task(job.task), open_cache(job.cache, job.split, copies)
+    lengths = job.inputs_length, job.targets_length
+    examples = load_examples(cache, *lengths, job.limit, around_answer=task.around_answer)
+    baselines: dict[str, Baseline] = {}
+    if job.baselines:
+        targets = training_targets(job.training, vocabulary, copies) if job.training else Counter()
+        baselines = trivial_baselines(task, targets, [example.fields for example in examples])
+    earlier = _earlier_predictions(job, len(examples))
+    if earlier is not None:
+        return judged(task, job.named, examples, earlier, 0.0, baselines)
+    classes = classes_of(task.postprocess) if job.rank else ()
+    decode = (
+        choosing(model, [vocabulary.encode(one) for one in classes])
+        if classes
+        else decoding(model, job.decode_length, job.beams, job.length_penalty)
+    )
+    return evaluate_task(
+        task,
+        job.named,
+        examples,
+        decode,
+        vocabulary.decode,
+        batch_tokens=max(1, job.batch_tokens // max(1, len(classes) or job.beams)),
+        baselines=baselines,
+    )
+
+
+def _on_text(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> TaskResult:
+    assert job.stream is not None
+    examples = text_examples(StreamSpec.from_dict(job.stream), vocabulary, Copies(**job.copies))
+    return evaluate_text(
+        job.name, job.named, examples, scoring(model), vocabulary.decode, batch_tokens=job.batch_tokens
+    )
 
 
 def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | None:
@@ -176,70 +218,14 @@ def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | N
     with open(path, encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     asked = job.asked.items()
-    same = len(records) == count and all(one.items() >= asked and "log_probability" in one for one in records)
-    return [Prediction(record["prediction"], record["log_probability"]) for record in records] if same else None
-
-
-def load_examples(
-    cache: TokenCache, inputs_length: int, limit: int | None, *, around_answer: bool = False
-) -> list[EvaluationExample]:
-    """The examples of a split, trimmed as in training; with a limit, a fixed choice of them by chance."""
-    examples: list[EvaluationExample] = []
-    for shard in range(cache.count):
-        table = cache.table(shard)
-        columns = (table.column(name) for name in ("inputs", "targets", "fields"))
-        for ids, targets, fields in zip(*columns, strict=True):
-            tokens = ids.values.to_numpy()
-            if around_answer:
-                window = answer_window(
-                    tokens, targets.values.to_numpy(), inputs_length - 1, key("window", len(examples))
-                )
-                tokens = tokens if window is None else np.asarray(window)
-            tokens = tokens[: inputs_length - 1]
-            examples.append(EvaluationExample(np.append(tokens, EOS_ID).astype(np.int32), json.loads(fields.as_py())))
-    if limit is None or limit >= len(examples):
-        return examples
-    chosen = np.sort(order(key("evaluation examples", cache.name, cache.split), len(examples))[:limit])
-    return [examples[place] for place in chosen]
-
-
-def training_targets(place: str, vocabulary: Vocabulary, copies: Copies | None = None) -> Counter[str]:
-    """The most frequent outputs that training saw, as text, with how often. Only those are turned into text."""
-    cache = open_cache(place, "train", copies)
-    counts: Counter[bytes] = Counter()
-    for shard in range(cache.count):
-        for ids in cache.table(shard).column("targets"):
-            counts[ids.values.to_numpy().tobytes()] += 1
-    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_FREQUENT_TARGETS]
-    texts: Counter[str] = Counter()
-    for ids, count in frequent:
-        texts[vocabulary.decode(np.frombuffer(ids, np.int32))] += count
-    return texts
-
-
-def decoding(model: Answering, decode_length: int, beams: int, length_penalty: float) -> Decode:
-    """Decoding with a model, as the evaluator takes it: greedy with one beam."""
-    import torch
-
-    from mixtura.models.t5 import decode
-
-    def answer(inputs: np.ndarray[Any, Any]) -> list[tuple[list[int], float]]:
-        found = decode(
-            model,
-            torch.from_numpy(inputs).long(),
-            max_length=decode_length,
-            beams=beams,
-            length_penalty=length_penalty,
-            eos_id=EOS_ID,
-        )
-        return list(zip(found.ids.tolist(), found.log_probabilities.tolist(), strict=True))
-
-    return answer
+    same = len(records) == count and all(one.items() >= asked and "target_log_probability" in one for one in records)
+    names = ("prediction", "log_probability", "target_log_probability")
+    return [Prediction(*(record[name] for name in names)) for record in records] if same else None
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: str) -> tuple[Answering, Vocabulary]:
-    return load(Answerer.of_spec(checkpoint))
+def _loaded(checkpoint: str, precision: str, device: str) -> tuple[Answering, Vocabulary]:
+    return load(Answerer.of_spec(checkpoint), precision, device)
 
 
 def evaluation_events(
@@ -288,6 +274,7 @@ def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationRe
             examples=result.examples,
             seconds=seconds,
             higher_is_better=metric.higher_is_better,
+            target_tokens=result.target_tokens,
         )
         for metric in result.metrics
     ]

@@ -22,6 +22,7 @@ from mixtura.platform.config import Config
 from mixtura.platform.errors import RequestError, ResourceError
 from mixtura.platform.evaluation.benchmarks import averages
 from mixtura.platform.evaluation.evaluator import TaskResult
+from mixtura.platform.evaluation.intervals import bounds_shown
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.ensembles import Answerer, answerer, vocabulary_path
 from mixtura.platform.orchestration.evaluate import (
@@ -36,9 +37,10 @@ from mixtura.platform.orchestration.prepare import Prepared, prepare
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.result import FINAL_SPLITS
 from mixtura.platform.orchestration.select import run_and_checkpoint, task_named
-from mixtura.platform.orchestration.tasks import load_recipe, tasks_of
+from mixtura.platform.orchestration.tasks import load_recipe, measured_tasks
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.train import executor_for, going_on
+from mixtura.platform.tracking.records import LOSS
 from mixtura.platform.tracking.tracker import Tailer
 from mixtura.platform.training.checkpoint import CheckpointInfo, list_checkpoints, verify
 from mixtura.platform.workspace import Run, Workspace
@@ -140,9 +142,9 @@ def benchmark_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _names(config: Config, wanted: Wanted, of: str) -> set[str]:
     """The tasks that are measured, by their whole names; refused before any work where one is not known."""
-    known = {name for name, task in tasks_of(config).items() if task.metrics}
+    known = set(measured_tasks(config))
     if not known:
-        raise RequestError(f"{of!r} has no task with a metric")
+        raise RequestError(f"{of!r} has no task with a metric, and no text with a validation split")
     return {task_named(text, known, of) for text in wanted.tasks} or known
 
 
@@ -164,6 +166,7 @@ def _evaluate_checkpoint(
 
 
 def _rows(model: str, result: TaskResult) -> list[dict[str, Any]]:
+    loss = next((metric.value for metric in result.metrics if metric.metric == LOSS), None)
     return [
         {
             "model": model,
@@ -171,12 +174,14 @@ def _rows(model: str, result: TaskResult) -> list[dict[str, Any]]:
             "split": FINAL_SPLITS.get(result.split, result.split),
             "metric": metric.metric,
             "value": metric.value,
-            "95 % interval": f"{metric.low:.1f} to {metric.high:.1f}",
+            "95 % interval": bounds_shown(metric.low, metric.high),
+            "loss": loss,
             "baseline": None if metric.baseline is None else metric.baseline.value,
             "rows": result.examples,
             "seconds": round(result.seconds, 2),
         }
         for metric in result.metrics
+        if metric.metric != LOSS
     ]
 
 

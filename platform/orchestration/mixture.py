@@ -47,12 +47,36 @@ SHARES = {
 def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
     """The stream of a recipe: integer rates from the sizes of its tasks, where they change, and the numbers that make
     rows."""
-    vocabulary, data = Vocabulary(prepared.vocabulary), config.data
+    data = config.data
     trained = {name: task for name, task in tasks_of(config).items() if task.trained}
     tasks = tuple(_stream_task(config, prepared, name) for name in trained)
-    draft = StreamSpec(
+    draft = _draft(config, prepared, (replace(tasks[0], rate_bits=ONE), *tasks[1:]))
+    sizes = found_sizes(draft, copies_of(config))
+    rates = task_rates(config, rate_sizes(config, sizes))
+    bits = integer_rates(rates)
+    drawn = tuple(replace(task, rate_bits=bits[task.name]) for task in tasks)
+    most = most_draws(config, {name: size for name, size in sizes.items() if rates[name]})
+    changes = capped_changes(rates, most, functools.partial(phase, draft.seed), draft.block_size)
+    spec = replace(draft, tasks=drawn, changes=changes)
+    if data.decoder_row == "measured":
+        return replace(spec, decoder_row=measured_decoder_row(opened_stream(config, spec)))
+    return spec
+
+
+def held_out_spec(config: Config, prepared: Prepared, name: str) -> StreamSpec:
+    """A stream of the held-out text of a task alone, made into examples as in training; the same for every seed."""
+    kind, parameters = objective_of(config, name)
+    pieces = config.evaluation.text_pieces
+    task = StreamTask(name, prepared.held_out[name], ONE, kind, parameters, split="validation", first_examples=pieces)
+    return replace(_draft(config, prepared, (task,)), seed=0)
+
+
+def _draft(config: Config, prepared: Prepared, tasks: tuple[StreamTask, ...]) -> StreamSpec:
+    """A stream with the recipe's numbers that make rows."""
+    vocabulary, data = Vocabulary(prepared.vocabulary), config.data
+    return StreamSpec(
         seed=config.run.seed,
-        tasks=(replace(tasks[0], rate_bits=ONE), *tasks[1:]),
+        tasks=tasks,
         block_size=data.block_size,
         lanes=data.lanes,
         global_batch_size=config.training.global_batch_size,
@@ -70,16 +94,6 @@ def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
         chunks=data.chunks,
         draws=data.draws,
     )
-    sizes = found_sizes(draft, copies_of(config))
-    rates = task_rates(config, rate_sizes(config, sizes))
-    bits = integer_rates(rates)
-    drawn = tuple(replace(task, rate_bits=bits[task.name]) for task in tasks)
-    most = most_draws(config, {name: size for name, size in sizes.items() if rates[name]})
-    changes = capped_changes(rates, most, functools.partial(phase, draft.seed), draft.block_size)
-    spec = replace(draft, tasks=drawn, changes=changes)
-    if data.decoder_row == "measured":
-        return replace(spec, decoder_row=measured_decoder_row(opened_stream(config, spec)))
-    return spec
 
 
 def _stream_task(config: Config, prepared: Prepared, name: str) -> StreamTask:

@@ -36,13 +36,20 @@ from mixtura.platform.data.task import Example, Task
 from mixtura.platform.data.vocabulary import Vocabulary, train_vocabulary
 from mixtura.platform.errors import RequestError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
-from mixtura.platform.orchestration.prepare_plan import Needed, needed_of, prepared_later, whole_because
+from mixtura.platform.orchestration.prepare_plan import (
+    Needed,
+    needed_of,
+    needed_of_held_out,
+    prepared_later,
+    whole_because,
+)
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.shard_job import PREPARING, ShardJob, prepare_shard
 from mixtura.platform.orchestration.starting_model import starting_vocabulary
 from mixtura.platform.orchestration.tasks import (
     choice_of,
     has_data,
+    held_out,
     prepared_splits,
     refuse_all_rejected,
     tasks_of,
@@ -80,6 +87,8 @@ class Prepared:
     """Caches that are still to be prepared, by a `Preparer`, while the run trains."""
     overlap: Mapping[str, str] = field(default_factory=dict)
     """Of each unsupervised task where the ranges of its text lie that overlap with evaluation examples."""
+    held_out: Mapping[str, str] = field(default_factory=dict)
+    """Of each unsupervised task with a validation split the cache of its first pieces."""
 
 
 def map_inline(function: Callable[[Job], Job], jobs: Sequence[Job]) -> Iterator[Job]:
@@ -100,15 +109,26 @@ def prepare(
         del tasks[name]
         reporter.line(f"{name}: there are no rows with public answers to evaluate it on; it is left out")
     for name, task in tasks.items():
-        for split in sorted(config.mixture.tasks[name].files.keys() - set(prepared_splits(task))):
-            why = "unsupervised text is only trained on" if task.kind == "unsupervised" else "it is not evaluated there"
-            reporter.line(f"{name}: the files of its {split} split are not read: {why}")
+        read = {*prepared_splits(task), *(("validation",) if held_out(config, task) else ())}
+        for split in sorted(config.mixture.tasks[name].files.keys() - read):
+            reporter.line(f"{name}: the files of its {split} split are not read: it is not evaluated there")
     with disk_full_is_an_answer(space.root, "preparing token caches"):
         vocabulary = prepare_vocabulary(config, space, list(tasks.values()), reporter)
         root = caches_root(config, space)
-        caches = [_CacheWork(config, task, vocabulary, root, map_shards, reporter) for task in tasks.values()]
+        work = functools.partial(_CacheWork, config, vocabulary, root, map_shards, reporter)
+        caches = [work(task, task.name, prepared_splits(task)) for task in tasks.values()]
+        texts = [
+            work(task, f"{task.name}.held_out", ("validation",)) for task in tasks.values() if held_out(config, task)
+        ]
         pending = [left for cache in caches if (left := cache.prepare(leave_pending=leave_pending)) is not None]
-    prepared = Prepared(vocabulary.path, {cache.task.name: cache.place for cache in caches}, tuple(pending))
+        for cache in texts:
+            cache.prepare_held_out()
+    prepared = Prepared(
+        vocabulary.path,
+        {cache.task.name: cache.place for cache in caches},
+        tuple(pending),
+        held_out={cache.task.name: cache.place for cache in texts},
+    )
     if config.data.drop_overlap is None:
         return prepared
     from mixtura.platform.orchestration.overlap import check_overlap  # which imports this module
@@ -168,20 +188,22 @@ def _texts_of(task: Task) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _CacheWork:
-    """The cache of one task with all its splits; only shards that are not committed are made."""
+    """The cache of some splits of one task; only shards that are not committed are made."""
 
     config: Config
-    task: Task
     vocabulary: Vocabulary
     root: str
     map_shards: MapShards
     reporter: Reporter
+    task: Task
+    name: str
+    splits: tuple[str, ...]
 
     @functools.cached_property
     def made_from(self) -> dict[str, Any]:
         """Everything that decides the bytes of the cache."""
         return {
-            "source": {split: self.task.source.fingerprint(split) for split in prepared_splits(self.task)},
+            "source": {split: self.task.source.fingerprint(split) for split in self.splits},
             "preprocessing": self.task.identity,
             "preparing": PREPARING,
             "vocabulary": self.vocabulary.fingerprint,
@@ -190,13 +212,13 @@ class _CacheWork:
     @functools.cached_property
     def place(self) -> str:
         """Named for what it is made from."""
-        return cache_place(self.root, self.task.name, self.made_from)
+        return cache_place(self.root, self.name, self.made_from)
 
     @functools.cached_property
     def jobs(self) -> dict[str, list[Job]]:
         """Of each split, one for each shard, in the order of the listing."""
         choice = asdict(choice_of(self.config, self.task.name))
-        shards = {split: self.task.shards(split) for split in prepared_splits(self.task)}
+        shards = {split: self.task.shards(split) for split in self.splits}
         return {
             split: [
                 asdict(
@@ -214,21 +236,37 @@ class _CacheWork:
 
     def prepare(self, *, leave_pending: bool) -> PendingCache | None:
         """Make all of the cache, or as much as is needed; what is returned is left to be made during training."""
-        if is_closed(self.place):
-            for split in prepared_splits(self.task):
-                open_cache(self.place, split)
+        if self._is_made():
             return None
-        if reason := why_new(self.root, self.task.name, self.made_from):
-            self.reporter.line(f"{self.task.name}: {reason}")
-        for split in self.jobs:
-            refuse_all_rejected(self.task, split)
         needed = needed_of(self.config, self.task, self.vocabulary)
         if leave_pending and prepared_later(self.config, self.task):
             self._begin()
             return self._pending()
         if leave_pending and needed is None:
             self._say_why_whole()
-        with lock_of(self.place, f"the cache of {self.task.name} is being prepared", wait=True):
+        self._prepare(needed)
+        return None
+
+    def prepare_held_out(self) -> None:
+        """Make as much of a text's validation split as losses are measured on."""
+        if not self._is_made():
+            self._prepare(needed_of_held_out(self.config, self.task, self.vocabulary))
+
+    def _is_made(self) -> bool:
+        """Whether all of it is committed; otherwise it is looked at first."""
+        if is_closed(self.place):
+            for split in self.splits:
+                open_cache(self.place, split)
+            return True
+        if reason := why_new(self.root, self.name, self.made_from):
+            self.reporter.line(f"{self.name}: {reason}")
+        for split in self.splits:
+            refuse_all_rejected(self.task, split)
+        return False
+
+    def _prepare(self, needed: Needed | None) -> None:
+        """Make as much as is needed, or all."""
+        with lock_of(self.place, f"the cache of {self.name} is being prepared", wait=True):
             if not is_closed(self.place):
                 self._begin()
                 remove_leftovers(self.place)
@@ -239,7 +277,6 @@ class _CacheWork:
         self.reporter.settle()
         if is_closed(self.place):
             self.reporter.line(describe_cache(self.place))
-        return None
 
     def _say_why_whole(self) -> None:
         reason, count = whole_because(self.config, self.task), self.counts.get("train", 0)
@@ -247,7 +284,7 @@ class _CacheWork:
             self.reporter.line(f"{self.task.name}: all of its {count} shards are prepared before training: {reason}")
 
     def _begin(self) -> None:
-        begin(self.place, self.task.name, self.task.kind, self.made_from, self.counts)
+        begin(self.place, self.name, self.task.kind, self.made_from, self.counts)
 
     def _pending(self) -> PendingCache:
         jobs = self.jobs["train"]
@@ -262,17 +299,18 @@ class _CacheWork:
             committed = committed_shards(self.place, split, len(jobs))
             missing += [job for job in jobs if job["index"] not in committed]
         for done, _ in enumerate(self.map_shards(prepare_shard, missing), start=total - len(missing) + 1):
-            self.reporter.progress(f"prepare {self.task.name}", done, total, "shards")
-        commit(self.place, self.task.name, self.made_from, self.counts)
+            self.reporter.progress(f"prepare {self.name}", done, total, "shards")
+        commit(self.place, self.name, self.made_from, self.counts)
 
     def _prepare_first(self, needed: Needed) -> None:
         """Shards in the order of the listing until they hold enough; as many at once as are needed in any case."""
-        jobs, cache = self.jobs["train"], open_cache(self.place)
-        entries = committed_shards(self.place, "train", len(jobs))
+        split = self.splits[0]
+        jobs, cache = self.jobs[split], open_cache(self.place, split)
+        entries = committed_shards(self.place, split, len(jobs))
         whole = next((shard for shard in range(len(jobs)) if shard not in entries), len(jobs))
         while (missing := needed.missing_tokens(cache, whole)) > 0:
             if whole == len(jobs):
-                commit(self.place, self.task.name, self.made_from, self.counts)
+                commit(self.place, self.name, self.made_from, self.counts)
                 return
             largest = max((entry["tokens"] for entry in entries.values()), default=0) or missing
             stop = min(len(jobs), whole + max(1, missing // largest))
@@ -280,7 +318,7 @@ class _CacheWork:
             for entry in self.map_shards(prepare_shard, todo):
                 entries[entry["index"]] = entry
             whole = next((shard for shard in range(stop, len(jobs)) if shard not in entries), len(jobs))
-            self.reporter.progress(f"prepare {self.task.name}", whole, len(jobs), "first shards, until there is enough")
+            self.reporter.progress(f"prepare {self.name}", whole, len(jobs), "first shards, until there is enough")
 
 
 @contextlib.contextmanager

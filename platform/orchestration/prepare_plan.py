@@ -37,7 +37,7 @@ class Needed:
         """About how many tokens more than those of its first `shards` shards; 0 or less where they are enough."""
         if self.tokens is not None:
             return self.tokens - sum(int(cache.entry(shard)["tokens"]) for shard in range(shards))
-        assert self.pieces is not None, "a task is held to tokens or to examples"
+        assert self.pieces is not None, "tokens or pieces are needed"
         pieces = make_pieces(cache, self.length, chunks=self.chunks, concatenates=self.concatenates)
         return (self.pieces - sum(pieces.count(shard) for shard in range(shards))) * self.length
 
@@ -52,6 +52,15 @@ def needed_of(config: Config, task: Task, vocabulary: Vocabulary) -> Needed | No
     assert objective is not None, "unsupervised text has an objective"
     length = spec.piece_length(spec.tasks[0])
     return Needed(own.first_tokens, own.first_examples, length, config.data.chunks, objective.concatenates)
+
+
+def needed_of_held_out(config: Config, task: Task, vocabulary: Vocabulary) -> Needed:
+    """What is needed of a task's held-out text: as many pieces as losses are measured on."""
+    spec = _stream_of(config, task.name, vocabulary.sentinel(0), vocabulary.size)
+    objective = spec.objective_of(spec.tasks[0])
+    assert objective is not None, "unsupervised text has an objective"
+    length, pieces = spec.piece_length(spec.tasks[0]), config.evaluation.text_pieces
+    return Needed(None, pieces, length, config.data.chunks, objective.concatenates)
 
 
 def refuse_unfit_lengths(config: Config) -> None:

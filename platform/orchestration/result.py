@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mixtura.platform.evaluation.benchmarks import averages
+from mixtura.platform.evaluation.intervals import bounds_shown
 from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION
 from mixtura.platform.orchestration.select import best_checkpoint
-from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.tracking.records import LOSS, EvaluationResult, read_events
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace
 
@@ -27,7 +28,9 @@ def summary_line(run: Run) -> str:
 def result_table(run: Run) -> list[dict[str, Any]]:
     """A row for each task and metric on its test split, or on its whole validation split where test answers are not
     public: the newest measurement of each, beside its trivial baseline."""
-    return [_row(record) for record in _final_results(run)]
+    results = _final_results(run)
+    losses = {record.task: record.value for record in results if record.metric == LOSS}
+    return [_row(record, losses.get(record.task)) for record in results if record.metric != LOSS]
 
 
 def _final_results(run: Run) -> list[EvaluationResult]:
@@ -44,7 +47,7 @@ def benchmark_lines(run: Run) -> list[str]:
     return [str(one) for one in averages(results)]
 
 
-def _row(record: EvaluationResult) -> dict[str, Any]:
+def _row(record: EvaluationResult, loss: float | None) -> dict[str, Any]:
     beaten = record.baseline is not None and record.low is not None and record.low > record.baseline
     return {
         "task": record.task,
@@ -53,7 +56,8 @@ def _row(record: EvaluationResult) -> dict[str, Any]:
         "baseline": record.baseline,
         "baseline's rule": record.baseline_rule,
         "result": record.value,
-        "95 % interval": f"{record.low:.1f} to {record.high:.1f}",
+        "95 % interval": None if record.low is None or record.high is None else bounds_shown(record.low, record.high),
+        "loss": loss,
         "rows": record.examples,
         "step": record.step,
         "beats the baseline": "yes" if beaten else "no",

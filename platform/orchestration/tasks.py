@@ -144,6 +144,22 @@ def prepared_splits(task: Task) -> tuple[str, ...]:
     return tuple(split for split in wanted if split in task.splits or (split == "train" and task.trained))
 
 
+def held_out(config: Config, task: Task) -> bool:
+    """Whether losses are measured on text of an unsupervised task that training does not see."""
+    return (
+        task.kind == "unsupervised"
+        and task.trained
+        and config.evaluation.text_pieces > 0
+        and "validation" in task.evaluated
+        and "validation" in task.splits
+    )
+
+
+def measured_tasks(config: Config) -> dict[str, Task]:
+    """The tasks of a recipe that a number says something about: those with metrics, and text that is held out."""
+    return {name: task for name, task in tasks_of(config).items() if task.metrics or held_out(config, task)}
+
+
 def refuse_unusable(config: Config) -> None:
     """Raise what a wrong name, a missing file or a wrong column would raise later, for every task of a recipe."""
     for task in tasks_of(config).values():

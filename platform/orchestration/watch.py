@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
+from itertools import groupby
 from types import TracebackType
 
+from mixtura.platform.evaluation.intervals import bounds_shown
 from mixtura.platform.orchestration.helper_thread import HelperThread
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.tracking.records import (
+    LOSS,
     CheckpointCommitted,
     EvaluationResult,
     EventReader,
@@ -37,8 +41,13 @@ class Watcher(HelperThread):
     def look(self) -> None:
         """Show what was written until now."""
         with self._looking:
-            for record in self._events.read():
-                self._show(record)
+            for _, same in groupby(self._events.read(), key=_subject):
+                first, *more = same
+                if isinstance(first, EvaluationResult):
+                    self._show_results([first, *(one for one in more if isinstance(one, EvaluationResult))])
+                else:
+                    for record in (first, *more):
+                        self._show(record)
 
     def _show(self, record: Record) -> None:
         match record:
@@ -46,15 +55,15 @@ class Watcher(HelperThread):
                 self._show_step(record)
             case CheckpointCommitted():
                 self.reporter.line(f"checkpoint of step {record.step}: {record.path}")
-            case EvaluationResult():
-                interval = "" if record.low is None else f" ({record.low:.1f} to {record.high:.1f})"
-                value = f"{record.value:.1f}{interval}"
-                where = f"{record.split}, step {record.step}, {record.examples} rows"
-                self.reporter.line(
-                    f"  {record.task} {record.metric} {value}, {where}; evaluation took {record.seconds:.1f} s"
-                )
             case Note():
                 self.reporter.line(record.text)
+
+    def _show_results(self, results: Sequence[EvaluationResult]) -> None:
+        """All of a checkpoint on one split of one task in one line."""
+        first = results[0]
+        values = ", ".join(f"{one.metric} {_with_interval(one)}" for one in results)
+        where = f"{first.split}, step {first.step}, {first.examples} rows"
+        self.reporter.line(f"  {first.task} {values}; {where}; evaluation took {first.seconds:.1f} s")
 
     def _show_step(self, point: TrainPoint) -> None:
         metrics = point.metrics
@@ -74,3 +83,15 @@ class Watcher(HelperThread):
     ) -> None:
         super().__exit__(kind, error, traceback)
         self.look()
+
+
+def _subject(record: Record) -> object:
+    """What is told together: the results on one split of one task."""
+    return (record.step, record.task, record.split) if isinstance(record, EvaluationResult) else record.kind
+
+
+def _with_interval(result: EvaluationResult) -> str:
+    value = f"{result.value:.1f}" if result.value >= 10 else f"{result.value:.3g}"
+    if result.low is None or result.high is None or result.metric == LOSS:
+        return value
+    return f"{value} ({bounds_shown(result.low, result.high)})"

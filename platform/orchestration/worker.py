@@ -27,7 +27,7 @@ from mixtura.platform.orchestration.out_of_memory import explain_out_of_memory, 
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.retention import delete_superseded
 from mixtura.platform.orchestration.starting_model import load_starting_weights
-from mixtura.platform.orchestration.track import evaluated_tasks
+from mixtura.platform.orchestration.tasks import measured_tasks
 from mixtura.platform.orchestration.watchdog import Launch, Watchdog
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
@@ -298,7 +298,7 @@ class Rank:
             if pauses:
                 with watchdog.paused():
                     self.evaluate(info.path, info.step)
-        if pauses or not evaluated_tasks(self.config):  # otherwise all of them wait to be evaluated
+        if pauses or not measured_tasks(self.config):  # otherwise all of them wait to be evaluated
             delete_superseded(self.run, self.config)
 
     def _settings(self, reader: RankStream, model: TextToText) -> LoopSettings:

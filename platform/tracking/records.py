@@ -91,6 +91,8 @@ class EvaluationResult(Record):
     examples: int | None = None
     seconds: float | None = None
     higher_is_better: bool = True
+    target_tokens: int | None = None
+    """of the right answers, which a loss is over"""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,10 @@ class EventReader:
 def read_events(folder: Path) -> list[Record]:
     """All records of a run."""
     return EventReader(folder).read()
+
+
+LOSS = "loss"
+"""The metric that every task has beside its own: nats for each token of the right answers."""
 
 
 def evaluation_results(records: Iterable[Record]) -> list[EvaluationResult]:

@@ -164,3 +164,12 @@ def test_transformers_adds_no_sentinels_to_those_among_the_pieces(multilingual: 
     transformers = pytest.importorskip("transformers")
     write_tokenizer_files(multilingual, tmp_path)
     assert len(transformers.T5Tokenizer.from_pretrained(tmp_path)) == multilingual.size
+
+
+def test_pieces_know_how_many_bytes_of_text_they_stand_for(t5: Vocabulary) -> None:
+    text = "translate English to German: Das ist schön, für 3 €."
+    ids = t5.encode(text)
+    assert t5.unk_id not in ids
+    assert t5.piece_bytes[ids].sum() == len(f" {text}".encode())  # pieces begin every text with a space
+    assert t5.piece_bytes[[t5.pad_id, t5.eos_id, t5.sentinel(0), t5.sentinel(99)]].sum() == 0
+    assert t5.piece_bytes[t5.unk_id] == 1

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION, final_jobs_for, jobs_for, training_targets
+from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION, final_jobs_for, jobs_for, run_job
+from mixtura.platform.orchestration.evaluation_examples import training_targets
 from mixtura.platform.orchestration.prepare import Prepared, map_inline, prepare
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.result import benchmark_lines, result_table
@@ -169,18 +170,44 @@ def test_answers_that_were_decoded_otherwise_are_asked_anew(
 
     (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if job.name == "glue_rte"]
     earlier = tmp_path / "answers.jsonl"
-    earlier.write_text(json.dumps({"prediction": "entailment", "log_probability": -1.5, **job.asked}) + "\n")
+    answer = {"prediction": "entailment", "log_probability": -1.5, "target_log_probability": -2.5}
+    earlier.write_text(json.dumps({**answer, **job.asked}) + "\n")
     job = replace(job, earlier_answers=str(earlier))
-    assert _earlier_predictions(job, 1) == [Prediction("entailment", -1.5)]
+    assert _earlier_predictions(job, 1) == [Prediction("entailment", -1.5, -2.5)]
     assert _earlier_predictions(job, 2) is None
     assert _earlier_predictions(replace(job, decode_length=job.decode_length + 1), 1) is None
     assert _earlier_predictions(replace(job, beams=4), 1) is None
+    assert _earlier_predictions(replace(job, rank=True), 1) is None
+    assert _earlier_predictions(replace(job, precision="bf16"), 1) is None
+
+
+@pytest.mark.slow
+def test_ranked_answers_are_always_classes_and_the_likeliest_of_them(
+    run: Run, given: list[str], prepared: Prepared, tmp_path: Path
+) -> None:
+    tree = load_recipe("quickstart", [*given, "evaluation.classification=rank"])
+    jobs = {job.name: job for job in final_jobs_for(tree, prepared)}
+    checkpoint, answers = str(max(run.checkpoints.glob("step-*"))), tmp_path / "answers.jsonl"
+    result = run_job(replace(jobs["glue_rte"], checkpoint=checkpoint, answers=str(answers)))
+    records = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert len(records) == result["examples"] == 12
+    for record in records:
+        assert record["prediction"] in ("entailment", "not_entailment")
+        likelier = record["log_probability"] - record["target_log_probability"]
+        right = record["prediction"] == record["targets"]
+        assert likelier == pytest.approx(0, abs=1e-4) if right else likelier > 0
+    job = replace(jobs["dpr"], checkpoint=checkpoint, answers=str(answers))  # any noun: it has no classes
+    ranked, generated = (run_job(replace(job, rank=rank))["metrics"] for rank in (True, False))
+    assert ranked == generated
 
 
 def test_a_recipe_says_how_answers_are_decoded(given: list[str], prepared: Prepared) -> None:
     tree = load_recipe("quickstart", [*given, "evaluation.beams=4", "evaluation.length_penalty=0.8"])
     for job in [*jobs_for(tree, prepared), *final_jobs_for(tree, prepared)]:
-        assert job.asked == {"decode_length": tree.evaluation.decode_length, "beams": 4, "length_penalty": 0.8}
+        asked = {"decode_length": tree.evaluation.decode_length, "beams": 4, "length_penalty": 0.8}
+        assert job.asked == {**asked, "precision": "fp32"}
+    tree = load_recipe("quickstart", [*given, "evaluation.classification=rank", "evaluation.precision=bf16"])
+    assert all(job.rank and job.precision == "bf16" for job in jobs_for(tree, prepared))
 
 
 def predictions(path: Path) -> list[Any]:

@@ -19,11 +19,12 @@ from mixtura.platform.config import Config, ExecutorSection
 from mixtura.platform.data.cache import MANIFEST, begin, open_cache, read_manifest
 from mixtura.platform.data.stream import MixtureStream
 from mixtura.platform.data.task import BadRecord, Row, Shard, Task
-from mixtura.platform.data.vocabulary import train_vocabulary
+from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary, train_vocabulary
 from mixtura.platform.errors import ConfigError
 from mixtura.platform.orchestration import shard_job
 from mixtura.platform.orchestration.cluster import divide
-from mixtura.platform.orchestration.mixture import stream_spec
+from mixtura.platform.orchestration.evaluation_examples import text_examples
+from mixtura.platform.orchestration.mixture import held_out_spec, stream_spec
 from mixtura.platform.orchestration.on_ray import RayExecutor
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.prepare import Prepared, describe_cache, map_inline, prepare
@@ -101,13 +102,34 @@ def test_files_of_a_split_that_is_not_read_are_named(
     web_text: Callable[[int], Path], web_vocabulary: Path, tmp_path: Path
 ) -> None:
     file = next(web_text(2).iterdir())
-    files = f"{{train: {file}, validation: {file}}}"
+    files = f"{{train: {file}, test: {file}}}"
     given = ("mixture.tasks=[c4]", f"mixture.tasks.c4.files={files}")
     config = load_recipe("quickstart", [*given, f"vocabulary.path={web_vocabulary}"])
     told = Lines()
     prepare(config, workspace(str(tmp_path / "runs")), map_inline, told)
-    said = "c4: the files of its validation split are not read: unsupervised text is only trained on"
+    said = "c4: the files of its test split are not read: it is not evaluated there"
     assert [line for line in told.said if "not read" in line] == [said]
+
+
+def test_of_held_out_text_only_the_first_shards_are_prepared(
+    web_text: Callable[[int], Path], web_vocabulary: Path, tmp_path: Path
+) -> None:
+    train, files = next(web_text(2).iterdir()), web_text(6)
+    given = [f"mixture.tasks.c4.files={{train: {train}, validation: {files}/*.json}}", "evaluation.text_pieces=30"]
+    config = load_recipe("quickstart", ["mixture.tasks=[c4]", *given, f"vocabulary.path={web_vocabulary}"])
+    space = workspace(str(tmp_path / "runs"))
+    made = prepare(config, space, map_inline, SilentReporter())
+    shards = [path.name for path in Path(made.held_out["c4"]).glob("validation-*.arrow")]
+    assert 1 <= len(shards) < 6
+    examples = text_examples(held_out_spec(config, made, "c4"), Vocabulary(made.vocabulary))
+    assert len(examples) == 30
+    assert all(one.ids[-1] == one.targets[-1] == EOS_ID for one in examples)
+    assert all(one.target_bytes > 0 for one in examples)
+    assert "validation" not in read_manifest(made.caches["c4"])["splits"]
+    without = load_recipe(
+        "quickstart", ["mixture.tasks=[c4]", *given, f"vocabulary.path={web_vocabulary}", "evaluation.text_pieces=0"]
+    )
+    assert not prepare(without, space, map_inline, SilentReporter()).held_out
 
 
 class Rows:
