@@ -488,6 +488,11 @@ class Config(Section):
                 f"data.lanes is {lanes}, which does not divide training.global_batch_size {rows}: "
                 f"set one of them so that it does, for example data.lanes={_largest_divisor(rows, lanes)}"
             )
+        if self.evaluation.when == "beside" and self.executor.kind == "inline":
+            raise ValueError(
+                "evaluation.when is beside, which needs processes of its own, but executor.kind is inline: "
+                "use evaluation.when=pause or after, or executor.kind=ray"
+            )
         if self.data.loss_on is not None and self.model.architecture not in {"prefix_lm", "lm"}:
             raise ValueError(
                 "data.loss_on is for models of one stack, but model.architecture is "

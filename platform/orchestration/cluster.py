@@ -16,6 +16,9 @@ from mixtura.platform.errors import ResourceError
 _SMALLEST_SHARE = 0.01
 _LARGE_ENOUGH = 0.25
 """CPUs of a block builder, below which one of them is better than two of half the size."""
+_EVALUATORS_BESIDE = 3
+"""Times the share of the builders, where training does not wait for evaluation."""
+_MOST_EVALUATORS = 8
 _STORE_SHARE = 0.5
 """Of a node's object store that blocks of the stream may take; the rest is for evaluation and preparation."""
 _STREAM_MEMORY = parse_bytes(DataSection().stream_memory)
@@ -61,6 +64,11 @@ class Ledger:
     threads: int = 1
     """Threads of each worker: as many as it has CPUs of its own where that was asked for; otherwise the machine's CPUs
     divided, since the others have little to do while it trains."""
+    evaluator_threads: int = 1
+    evaluator_gpus: float = 0.0
+    """GPUs that each evaluator has to itself."""
+    evaluates_on_gpus_of_workers: bool = False
+    """Whether evaluators use the GPUs of workers, which stand still meanwhile."""
 
     def describe(self) -> str:
         """One line for the terminal."""
@@ -68,19 +76,25 @@ class Ledger:
         parts = [
             f"{self.workers} x {self.worker_cpus:g} CPU{gpus} train",
             f"{self.workers * self.builders} x {self.builder_cpus:g} build blocks",
-            f"{self.evaluators} x {self.evaluator_cpus:g} evaluate",
+            f"{self.evaluators} x {self.evaluator_cpus:g}{self._gpus_of_evaluator} evaluate",
         ]
         if self.preparers:
             parts.append(f"{self.preparers} x {self.preparer_cpus:g} prepare")
         blocks = f"up to {self.stream_memory / 1e6:,.0f} MB of blocks for each worker"
         return f"{', '.join(parts)}, of {self.cpus:g} CPUs; {blocks}"
 
+    @property
+    def _gpus_of_evaluator(self) -> str:
+        if self.evaluator_gpus:
+            return f" CPU + {self.evaluator_gpus:g} GPU"
+        return " CPU, on the workers' GPUs," if self.evaluates_on_gpus_of_workers else ""
+
     def places(self) -> list[tuple[float, float]]:
         """(CPUs, GPUs) of all that runs at the same time, each on one node."""
         return [
             *[(self.worker_cpus, self.worker_gpus)] * self.workers,
             *[(self.builder_cpus, 0.0)] * (self.builders * self.workers),
-            *[(self.evaluator_cpus, 0.0)] * self.evaluators,
+            *[(self.evaluator_cpus, self.evaluator_gpus)] * self.evaluators,
             *[(self.preparer_cpus, 0.0)] * self.preparers,
         ]
 
@@ -91,13 +105,16 @@ def divide(
     settings: ExecutorSection,
     *,
     preparing: bool = False,
+    beside: bool = False,
     stream_memory: int = _STREAM_MEMORY,
     nodes: Sequence[Node] = (),
 ) -> Ledger:
     """Divide a cluster: half of the CPUs train (or what was asked for), the others build blocks and evaluate.
 
-    Where shards are prepared while the run trains, a third of the others prepares them. Each worker may have
-    `stream_memory` bytes of blocks, or what its node's object store has for it. One node has all where none are given.
+    Where shards are prepared while the run trains, a third of the others prepares them. Where checkpoints are evaluated
+    `beside` training, evaluators have three quarters of what is left, a thread for each CPU, and the GPUs that no
+    worker has; otherwise they have the machine while training waits. Each worker may have `stream_memory` bytes of
+    blocks, or what its node's object store has for it. One node has all where none are given.
 
     Raises ResourceError with the numbers where the plan could never be scheduled.
 
@@ -110,12 +127,14 @@ def divide(
         worker = _rounded(min(cpus / 2 / workers, max(node.cpus for node in nodes)))
     _refuse_missing_gpus(gpus, settings)
     _refuse_workers_without_a_place(nodes, worker, settings)
-    kinds = 3 if preparing else 2
-    share = (cpus - worker * workers) / kinds
+    if beside:
+        _refuse_evaluators_without_a_cpu(cpus, worker, settings)
+    spare_gpus = gpus - settings.gpus_per_worker * workers if beside else 0.0
+    share = (cpus - worker * workers) / (1 + preparing + (_EVALUATORS_BESIDE if beside else 1))
     while share >= _SMALLEST_SHARE * workers:
-        ledger = _with_share(cpus, worker, share, settings, stream_memory, preparing)
+        ledger = _with_share(cpus, worker, share, settings, preparing=preparing, beside=beside, spare_gpus=spare_gpus)
         if all_have_a_place(nodes, ledger.places()):
-            return dataclasses.replace(ledger, stream_memory=_memory_of_each(nodes, ledger))
+            return dataclasses.replace(ledger, stream_memory=_memory_of_each(nodes, ledger, stream_memory))
         share *= 0.75  # what is left lies on several nodes, in pieces that are too small
     work = "building blocks, evaluation and preparation" if preparing else "building blocks and evaluation"
     raise ResourceError(
@@ -125,13 +144,24 @@ def divide(
 
 
 def _with_share(
-    cpus: float, worker: float, share: float, settings: ExecutorSection, stream_memory: int, preparing: bool
+    cpus: float,
+    worker: float,
+    share: float,
+    settings: ExecutorSection,
+    *,
+    preparing: bool,
+    beside: bool,
+    spare_gpus: float,
 ) -> Ledger:
-    """Every kind of work beside training has the same share of the CPUs."""
+    """Every kind of work beside training has the same share of the CPUs, but evaluation beside it, which has more."""
     workers, gpus = settings.workers, settings.gpus_per_worker
     of_worker = share / workers
     builder = _rounded(min(1.0, of_worker / 2 if of_worker >= 2 * _LARGE_ENOUGH else of_worker))
-    evaluator = _rounded(min(1.0, share / 2 if gpus == 0 else share))
+    evaluation = share * _EVALUATORS_BESIDE if beside else share
+    evaluator = _rounded(min(1.0, evaluation / 2 if gpus == 0 and not beside else evaluation))
+    evaluators = min(_MOST_EVALUATORS, _how_many(evaluation, evaluator))
+    if spare_gpus >= 1:
+        evaluators = min(evaluators, int(spare_gpus))
     preparer = _rounded(min(1.0, share)) if preparing else 0.0
     return Ledger(
         cpus=cpus,
@@ -141,11 +171,14 @@ def _with_share(
         builder_cpus=builder,
         builders=_how_many(of_worker, builder),
         evaluator_cpus=evaluator,
-        evaluators=min(8, _how_many(share, evaluator)),
+        evaluators=evaluators,
+        evaluator_threads=max(1, int(evaluator if beside else cpus / evaluators)),
+        evaluator_gpus=1.0 if spare_gpus >= 1 else 0.0,
+        evaluates_on_gpus_of_workers=gpus > 0 and not beside,
         preparer_cpus=preparer,
         preparers=_how_many(share, preparer) if preparing else 0,
-        stream_memory=stream_memory,
-        threads=max(1, int(cpus / workers if settings.cpus_per_worker is None else worker)),
+        stream_memory=0,
+        threads=max(1, int(cpus / workers if settings.cpus_per_worker is None and not beside else worker)),
     )
 
 
@@ -164,6 +197,17 @@ def _refuse_missing_gpus(gpus: float, settings: ExecutorSection) -> None:
         raise ResourceError(
             f"{settings.workers} workers with {settings.gpus_per_worker:g} GPUs each need {wanted:g} GPUs; "
             f"the cluster has {gpus:g}: lower executor.workers or executor.gpus_per_worker"
+        )
+
+
+def _refuse_evaluators_without_a_cpu(cpus: float, worker: float, settings: ExecutorSection) -> None:
+    """Threads of workers and of an evaluator on the same CPU would slow each other down."""
+    threads = settings.workers * max(1, int(worker))
+    if threads + 1 > cpus:
+        raise ResourceError(
+            f"evaluation.when is beside, but {settings.workers} workers train on {threads} of {cpus:g} CPUs, which "
+            "leaves none to evaluate on: lower executor.workers or executor.cpus_per_worker, or let training wait for "
+            "evaluation with evaluation.when=pause"
         )
 
 
@@ -192,9 +236,9 @@ def all_have_a_place(nodes: Sequence[Node], places: Sequence[tuple[float, float]
     return True
 
 
-def _memory_of_each(nodes: Sequence[Node], ledger: Ledger) -> int:
+def _memory_of_each(nodes: Sequence[Node], ledger: Ledger, wanted: int) -> int:
     """Bytes of blocks of each worker, where as many workers as a node can hold share its object store."""
-    least = ledger.stream_memory
+    least = wanted
     for node in nodes:
         there = min(ledger.workers, int(node.cpus / ledger.worker_cpus + 1e-9))
         if ledger.worker_gpus:
@@ -206,7 +250,11 @@ def _memory_of_each(nodes: Sequence[Node], ledger: Ledger) -> int:
 
 @contextlib.contextmanager
 def connected(
-    settings: ExecutorSection, *, preparing: bool = False, stream_memory: int = _STREAM_MEMORY
+    settings: ExecutorSection,
+    *,
+    preparing: bool = False,
+    beside: bool = False,
+    stream_memory: int = _STREAM_MEMORY,
 ) -> Iterator[Ledger]:
     """Connect to the running cluster (`executor.address`, or the job's own), or start one on this machine.
 
@@ -240,6 +288,7 @@ def connected(
             has.get("GPU", 0),
             settings,
             preparing=preparing,
+            beside=beside,
             stream_memory=stream_memory,
             nodes=nodes,
         )

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from mixtura.models.t5 import Answering
 
 
+_FEWEST_TOKENS = 128
+"""Below which a batch is not made smaller for want of memory."""
+
 WHOLE_VALIDATION = "validation_whole"
 """Results on all of a validation split, beside those of every checkpoint on a choice of its examples."""
 
@@ -164,9 +167,24 @@ def _job(config: Config, prepared: Prepared, name: str, split: str) -> Evaluatio
 
 
 def run_job(job: EvaluationJob, device: str = "cpu") -> dict[str, Any]:
-    """Answer and judge on a device; returns the numbers (the answers go to their file)."""
+    """Answer and judge on a device; returns the numbers (the answers go to their file).
+
+    Where a GPU has not enough memory, in smaller batches: nothing but the time depends on them.
+    """
+    import torch
+
     model, vocabulary = _loaded(job.checkpoint, job.precision, device)
-    result = _on_text(job, model, vocabulary) if job.stream is not None else _on_task(job, model, vocabulary)
+    batch_tokens = job.batch_tokens
+    while True:
+        try:
+            now = replace(job, batch_tokens=batch_tokens)
+            result = _on_text(now, model, vocabulary) if job.stream is not None else _on_task(now, model, vocabulary)
+            break
+        except torch.OutOfMemoryError:
+            if batch_tokens <= _FEWEST_TOKENS:
+                raise
+            torch.cuda.empty_cache()
+            batch_tokens //= 2
     if job.answers:
         records = [{**record, **job.asked} for record in result.answers]
         write_bytes_atomically(Path(job.answers), write_answers(replace(result, answers=records)).encode())
@@ -226,6 +244,14 @@ def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | N
 @lru_cache(maxsize=1)
 def _loaded(checkpoint: str, precision: str, device: str) -> tuple[Answering, Vocabulary]:
     return load(Answerer.of_spec(checkpoint), precision, device)
+
+
+def forget_model() -> None:
+    """Give back the memory of the model that was evaluated last."""
+    import torch
+
+    _loaded.cache_clear()
+    torch.cuda.empty_cache()
 
 
 def evaluation_events(

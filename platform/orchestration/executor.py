@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mixtura.platform.data.lanes import InlineBlocks
-from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
+from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, forget_model, run_job
 from mixtura.platform.orchestration.watchdog import Interruption
 from mixtura.platform.orchestration.worker import Rank, TrainPlan
 
@@ -65,7 +65,11 @@ class InlineExecutor:
         import torch
 
         torch.set_num_threads(self.threads)
-        return [run_job(job) for job in jobs]
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        results = [run_job(job, device) for job in jobs]
+        if device != "cpu":
+            forget_model()
+        return results
 
     def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:
         """Train as the only rank."""

@@ -15,7 +15,7 @@ from mixtura.platform.files import write_json_atomically
 from mixtura.platform.orchestration.block_pipeline import quiet_data
 from mixtura.platform.orchestration.blocks import RayBlocks, refuse_too_few_blocks
 from mixtura.platform.orchestration.cluster import Ledger
-from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, run_job
+from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, forget_model, run_job
 from mixtura.platform.orchestration.executor import Job
 from mixtura.platform.orchestration.failures import (
     MEMORY_RAN_OUT,
@@ -74,9 +74,22 @@ class RayExecutor:
         import ray
 
         if not self._evaluators:
-            kind = ray.remote(num_cpus=self.ledger.evaluator_cpus, max_restarts=-1, max_task_retries=3)(Evaluator)
-            threads = max(1, int(self.ledger.evaluator_cpus))
-            self._evaluators = [kind.remote(threads) for _ in range(self.ledger.evaluators)]
+            ledger = self.ledger
+            shared = ledger.evaluates_on_gpus_of_workers
+            kind = ray.remote(
+                num_cpus=ledger.evaluator_cpus,
+                num_gpus=ledger.evaluator_gpus,
+                resources=_near_a_gpu() if shared else None,
+                scheduling_strategy="SPREAD",
+                max_restarts=-1,
+                max_task_retries=3,
+                # Without it Ray hides the GPUs from whoever has none of them to itself.
+                runtime_env={"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}} if shared else None,
+            )(Evaluator)
+            on_gpu = shared or ledger.evaluator_gpus > 0
+            self._evaluators = [
+                kind.remote(ledger.evaluator_threads, number if on_gpu else None) for number in range(ledger.evaluators)
+            ]
         return self._evaluators
 
     def train(self, plan: TrainPlan, validation: Sequence[EvaluationJob]) -> bool:
@@ -152,18 +165,34 @@ def _map_jobs(function: Callable[[Job], Job], jobs: Sequence[Job], *, cpus: floa
         yield answer["result"]
 
 
-class Evaluator:
-    """A process that answers evaluation jobs."""
+def _near_a_gpu() -> dict[str, float] | None:
+    """A little of a resource that only nodes with a GPU have: Ray names the kinds of them that it finds."""
+    import ray
 
-    def __init__(self, threads: int) -> None:
+    kinds = [name for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    return {kinds[0]: 0.001} if len(kinds) == 1 else None
+
+
+class Evaluator:
+    """A process that answers evaluation jobs; on a GPU, which of those that it sees says its number, or on CPUs."""
+
+    def __init__(self, threads: int, number: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
         logging.getLogger("transformers").setLevel(logging.ERROR)
+        self._device = "cpu"
+        if number is not None and torch.cuda.is_available():
+            self._device = f"cuda:{number % torch.cuda.device_count()}"
 
     def run(self, job: Job) -> Job:
         """One job."""
-        return run_job(EvaluationJob(**job))
+        return run_job(EvaluationJob(**job), self._device)
+
+    def release(self) -> None:
+        """Leave the GPU's memory to those who train."""
+        if self._device != "cpu":
+            forget_model()
 
 
 def evaluate_on(evaluators: Sequence[Any], jobs: Sequence[EvaluationJob]) -> list[Job]:
@@ -173,6 +202,7 @@ def evaluate_on(evaluators: Sequence[Any], jobs: Sequence[EvaluationJob]) -> lis
 
     try:
         results: list[Job] = list(ActorPool(evaluators).map(lambda actor, job: actor.run.remote(job.__dict__), jobs))
+        ray.get([actor.release.remote() for actor in evaluators])
     except ray.exceptions.RayTaskError as error:
         raise _own_error(error) from None
     return results

@@ -9,9 +9,10 @@ from pathlib import Path
 import yaml
 
 from mixtura.platform.config import Config
+from mixtura.platform.orchestration.tasks import measured_tasks
 from mixtura.platform.tracking.aliases import read_aliases
 from mixtura.platform.tracking.records import read_events
-from mixtura.platform.tracking.selection import best_for, pareto_front, scores
+from mixtura.platform.tracking.selection import best_for, pareto_front, scores, settled_steps
 from mixtura.platform.training.checkpoint import delete_checkpoint, list_checkpoints, retain
 from mixtura.platform.workspace import Run
 
@@ -24,13 +25,15 @@ _FOLDER = re.compile(r"step-(\d+)")
 def delete_superseded(run: Run, config: Config) -> list[int]:
     """Delete the checkpoints that neither the settings nor anybody else wants to keep; returns their steps.
 
-    Kept are the newest (`checkpoints.keep`), those of every so many steps (`checkpoints.keep_every`), and whatever
-    `protected` names. Call it when no checkpoint is waiting to be evaluated.
+    Kept are the newest (`checkpoints.keep`), those of every so many steps (`checkpoints.keep_every`), those that wait
+    to be evaluated, and whatever `protected` names.
     """
     if config.checkpoints.keep is None:
         return []
     infos = {info.step: info for info in list_checkpoints(run.checkpoints)}
-    deleted = retain(infos.values(), config.checkpoints.keep, protected(run), config.checkpoints.keep_every)
+    waiting = infos.keys() - settled_steps(read_events(run.events)) if measured_tasks(config) else set()
+    kept = protected(run) | waiting
+    deleted = retain(infos.values(), config.checkpoints.keep, kept, config.checkpoints.keep_every)
     for step in deleted:
         delete_checkpoint(infos[step])
     return deleted

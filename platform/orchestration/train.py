@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from mixtura.platform.config import Config, parse_bytes
 from mixtura.platform.data.filesystems import last_name
@@ -20,6 +19,7 @@ from mixtura.platform.errors import RequestError, RunError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.assemble import model_config
 from mixtura.platform.orchestration.evaluate import evaluation_events, final_jobs_for, jobs_for
+from mixtura.platform.orchestration.evaluation_beside import EvaluationBeside
 from mixtura.platform.orchestration.executor import Executor, InlineExecutor
 from mixtura.platform.orchestration.mixture import (
     benchmark_shares,
@@ -40,7 +40,7 @@ from mixtura.platform.orchestration.result import benchmark_lines, next_commands
 from mixtura.platform.orchestration.retention import delete_superseded
 from mixtura.platform.orchestration.select import best_checkpoint, checkpoint_path
 from mixtura.platform.orchestration.starting_model import starting_model, vocabulary_of
-from mixtura.platform.orchestration.tasks import refuse_unusable, tasks_of
+from mixtura.platform.orchestration.tasks import measured_tasks, refuse_unusable, tasks_of
 from mixtura.platform.orchestration.track import tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
@@ -48,16 +48,18 @@ from mixtura.platform.recipe_files import recipe_name
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
 from mixtura.platform.tracking.plot import plot_losses
 from mixtura.platform.tracking.records import EventWriter, RunFinished, RunStarted, read_events
+from mixtura.platform.tracking.selection import settled_steps
 from mixtura.platform.tracking.tracker import Tailer
 from mixtura.platform.training.checkpoint import list_checkpoints
 from mixtura.platform.workspace import Run, Workspace, workspace
 
 
 @contextlib.contextmanager
-def executor_for(config: Config, *, preparing: bool = False) -> Iterator[Executor]:
+def executor_for(config: Config, *, preparing: bool = False, beside: bool = False) -> Iterator[Executor]:
     """The executor that a recipe asks for, connected while the context lasts.
 
-    With `preparing`, some CPUs are kept for shards that are prepared while something trains.
+    With `preparing` and `beside`, some CPUs are kept for shards that are prepared, and for checkpoints that are
+    evaluated, while something trains.
     """
     if config.executor.kind == "inline":
         yield InlineExecutor()
@@ -66,7 +68,7 @@ def executor_for(config: Config, *, preparing: bool = False) -> Iterator[Executo
     from mixtura.platform.orchestration.on_ray import RayExecutor
 
     memory = parse_bytes(config.data.stream_memory)
-    with connected(config.executor, preparing=preparing, stream_memory=memory) as ledger:
+    with connected(config.executor, preparing=preparing, beside=beside, stream_memory=memory) as ledger:
         yield RayExecutor(
             ledger, config.executor.max_failures, config.data.prepare_at_once, config.data.prefetch_blocks
         )
@@ -92,7 +94,8 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> bool:
         describe(run, recipe, config, attempt, reporter)
         try:
             preparing = any(prepared_later(config, task) for task in tasks_of(config).values())
-            with executor_for(config, preparing=preparing) as executor:
+            beside = config.evaluation.when == "beside" and bool(measured_tasks(config))
+            with executor_for(config, preparing=preparing, beside=beside) as executor:
                 training = Training(space, run, config, executor, reporter, attempt)
                 training.go()
                 return training.finished
@@ -181,13 +184,25 @@ class Training:
             self.run.stop_sign.unlink(missing_ok=True)
             with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
                 with stop_on_signals(self.run, self.reporter):
-                    self.finished = self.executor.train(self._plan(prepared, spec), self._validation(prepared))
+                    self.finished = self._train(prepared, spec)
                 preparer.stop()
                 watcher.look()
                 self.reporter.settle()
                 if self.finished:
                     self._measure_best(prepared)
         self._say_the_end()
+
+    def _train(self, prepared: Prepared, spec: StreamSpec) -> bool:
+        """Train, and evaluate beside it where that is wanted."""
+        plan, jobs, settings = self._plan(prepared, spec), jobs_for(self.config, prepared), self.config.evaluation
+        if settings.when != "beside" or not jobs:
+            return self.executor.train(plan, jobs)
+        beside = EvaluationBeside(self.run, jobs, self.executor.evaluate, settings.waiting, self.reporter)
+        with beside:
+            finished = self.executor.train(plan, ())
+            if finished:
+                beside.finish()
+        return finished
 
     def _show_mixture(self, prepared: Prepared) -> StreamSpec:
         """Decide the stream, keep it with the run, and say what it means for each task."""
@@ -236,12 +251,9 @@ class Training:
             fork=None if fork is None else str(checkpoint_path(self.space, fork)),
         )
 
-    def _validation(self, prepared: Prepared) -> list[Any]:
-        return jobs_for(self.config, prepared)
-
     def _measure_best(self, prepared: Prepared) -> None:
         jobs = final_jobs_for(self.config, prepared)
-        if self.config.evaluation.when == "after":
+        if self.config.evaluation.when != "pause":
             self._validate_all(prepared)
             delete_superseded(self.run, self.config)
         best = best_checkpoint(self.run)
@@ -251,8 +263,11 @@ class Training:
         evaluation_events(self.run.path, best.path, best.step, jobs, self.executor.evaluate)
 
     def _validate_all(self, prepared: Prepared) -> None:
+        """Evaluate the checkpoints that wait for it."""
+        jobs, settled = jobs_for(self.config, prepared), settled_steps(read_events(self.run.events))
         for info in list_checkpoints(self.run.checkpoints):
-            evaluation_events(self.run.path, info.path, info.step, self._validation(prepared), self.executor.evaluate)
+            if info.step not in settled:
+                evaluation_events(self.run.path, info.path, info.step, jobs, self.executor.evaluate)
 
     def _say_the_end(self) -> None:
         if not self.finished:

@@ -15,6 +15,7 @@ from mixtura.platform.tracking.records import (
     LOSS,
     CheckpointCommitted,
     EvaluationResult,
+    EvaluationSkipped,
     EventReader,
     Note,
     Record,
@@ -55,6 +56,8 @@ class Watcher(HelperThread):
                 self._show_step(record)
             case CheckpointCommitted():
                 self.reporter.line(f"checkpoint of step {record.step}: {record.path}")
+            case EvaluationSkipped():
+                self.reporter.line(f"checkpoint of step {record.step} is not evaluated: {record.reason}")
             case Note():
                 self.reporter.line(record.text)
 

@@ -27,16 +27,15 @@ from mixtura.platform.orchestration.out_of_memory import explain_out_of_memory, 
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.retention import delete_superseded
 from mixtura.platform.orchestration.starting_model import load_starting_weights
-from mixtura.platform.orchestration.tasks import measured_tasks
 from mixtura.platform.orchestration.watchdog import Launch, Watchdog
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
-    EvaluationResult,
     EventWriter,
     Note,
     TrainPoint,
     read_events,
 )
+from mixtura.platform.tracking.selection import settled_steps
 from mixtura.platform.training.checkpoint import (
     folder_name,
     latest_verified,
@@ -280,11 +279,11 @@ class Rank:
         """Report and evaluate checkpoints that an attempt committed and was killed before it could."""
         records = read_events(self.run.events)
         reported = {record.step for record in records if isinstance(record, CheckpointCommitted)}
-        evaluated = {record.step for record in records if isinstance(record, EvaluationResult)}
+        settled = settled_steps(records)
         for info in list_checkpoints(self.run.checkpoints):
             if info.step <= step and info.step not in reported:
                 events.write(CheckpointCommitted(info.step, str(info.path)))
-            if info.step <= step and info.step not in evaluated and self.config.evaluation.when == "pause":
+            if info.step <= step and info.step not in settled and self.config.evaluation.when == "pause":
                 self.evaluate(info.path, info.step)
 
     def _committed(self, writer: CheckpointWriter, events: EventWriter | None, watchdog: Watchdog) -> None:
@@ -298,8 +297,7 @@ class Rank:
             if pauses:
                 with watchdog.paused():
                     self.evaluate(info.path, info.step)
-        if pauses or not measured_tasks(self.config):  # otherwise all of them wait to be evaluated
-            delete_superseded(self.run, self.config)
+        delete_superseded(self.run, self.config)
 
     def _settings(self, reader: RankStream, model: TextToText) -> LoopSettings:
         spec, training = reader.stream.spec, self.config.training

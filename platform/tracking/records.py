@@ -96,6 +96,15 @@ class EvaluationResult(Record):
 
 
 @dataclass(frozen=True)
+class EvaluationSkipped(Record):
+    """A checkpoint that will not be evaluated, unless by hand, and why."""
+
+    kind: ClassVar[str] = "skipped"
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Note(Record):
     """Something a person should know: a checkpoint that was passed over, a worker that was started again."""
 
@@ -104,7 +113,16 @@ class Note(Record):
 
 
 _KINDS: dict[str, type[Record]] = {
-    record.kind: record for record in (RunStarted, RunFinished, TrainPoint, CheckpointCommitted, EvaluationResult, Note)
+    record.kind: record
+    for record in (
+        RunStarted,
+        RunFinished,
+        TrainPoint,
+        CheckpointCommitted,
+        EvaluationResult,
+        EvaluationSkipped,
+        Note,
+    )
 }
 
 

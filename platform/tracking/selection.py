@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mixtura.platform.tracking.records import EvaluationResult, Record
+from mixtura.platform.tracking.records import EvaluationResult, EvaluationSkipped, Record
 
 AVERAGE = "average"
 
@@ -64,6 +64,15 @@ def _average(results: Mapping[str, EvaluationResult], needed: Iterable[str]) -> 
     found = [results[task].value for task in sorted(results) if results[task].higher_is_better]
     values = [0.0 if math.isnan(value) else value for value in found]
     return sum(values) / len(values) if values else None
+
+
+def settled_steps(records: Iterable[Record], split: str = "validation") -> set[int]:
+    """The steps whose checkpoints wait for no evaluation: they were evaluated, or skipped."""
+    return {
+        record.step
+        for record in records
+        if isinstance(record, EvaluationSkipped) or (isinstance(record, EvaluationResult) and record.split == split)
+    }
 
 
 def best_on_average(found: Iterable[CheckpointScores]) -> CheckpointScores | None:

@@ -49,6 +49,41 @@ def test_missing_gpus_are_named() -> None:
         divide(8, 1, ExecutorSection(workers=4, gpus_per_worker=1))
 
 
+def test_evaluation_beside_training_shares_no_cpu_with_it() -> None:
+    for cpus, workers in ((2, 1), (4, 1), (4, 2), (8, 3), (96, 8)):
+        ledger = divide(cpus, 0, ExecutorSection(workers=workers), beside=True)
+        assert workers * ledger.threads + ledger.evaluators * ledger.evaluator_threads <= cpus
+        assert sum(cpus for cpus, _ in ledger.places()) <= cpus + 1e-9
+    assert (
+        divide(2, 0, ExecutorSection(workers=1), beside=True, stream_memory=10**6).describe()
+        == "1 x 1 CPU train, 1 x 0.25 build blocks, 1 x 0.75 evaluate, of 2 CPUs; up to 1 MB of blocks for each worker"
+    )
+
+
+def test_evaluation_beside_training_is_refused_where_there_is_no_cpu_for_it() -> None:
+    with pytest.raises(ResourceError, match=r"2 workers train on 2 of 2 CPUs, .*evaluation\.when=pause"):
+        divide(2, 0, ExecutorSection(workers=2), beside=True)
+
+
+def test_evaluators_take_the_gpus_that_no_worker_has_or_those_of_workers_that_stand_still() -> None:
+    workers = ExecutorSection(workers=4, gpus_per_worker=1)
+    beside = divide(32, 6, workers, beside=True)
+    assert (beside.evaluators, beside.evaluator_gpus) == (2, 1.0)
+    assert sum(gpus for _, gpus in beside.places()) == 6
+    none_left = divide(32, 4, workers, beside=True)
+    assert (none_left.evaluator_gpus, none_left.evaluates_on_gpus_of_workers) == (0.0, False)
+    pausing = divide(32, 4, workers)
+    assert (pausing.evaluator_gpus, pausing.evaluates_on_gpus_of_workers) == (0.0, True)
+    assert "evaluate" in pausing.describe()
+    assert "on the workers' GPUs" in pausing.describe()
+
+
+def test_evaluators_have_the_whole_machine_while_training_waits() -> None:
+    for cpus in (2, 16):
+        ledger = divide(cpus, 0, ExecutorSection(workers=1))
+        assert ledger.evaluators * ledger.evaluator_threads == cpus
+
+
 def test_a_worker_is_never_larger_than_a_node() -> None:
     """Half of 12 CPUs is 6, but a worker is on one node, which has 4."""
     nodes = [Node(4)] * 3

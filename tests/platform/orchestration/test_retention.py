@@ -11,21 +11,24 @@ import pytest
 from mixtura.platform.config import Config
 from mixtura.platform.orchestration.retention import delete_superseded
 from mixtura.platform.tracking.aliases import read_aliases, set_alias, set_aliases
-from mixtura.platform.tracking.records import EvaluationResult, EventWriter
+from mixtura.platform.tracking.records import EvaluationResult, EvaluationSkipped, EventWriter
 from mixtura.platform.training.checkpoint import MANIFEST, folder_name, list_checkpoints
 from mixtura.platform.workspace import Run, workspace
 
 STEPS = range(100, 1100, 100)
+SKIPPED = "skipped.jsonl"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run with ten checkpoints; of nobody's interest."""
+    """A run with ten checkpoints; of nobody's interest, not even to be evaluated."""
     run = workspace(str(tmp_path / "runs")).run("base")
     for step in STEPS:
         folder = run.checkpoints / folder_name(step)
         folder.mkdir(parents=True)
         (folder / MANIFEST).write_text("{}")
+    with EventWriter(run.events / SKIPPED) as events:
+        events.write(*(EvaluationSkipped(step, "of no interest") for step in STEPS))
     return run
 
 
@@ -51,6 +54,16 @@ def begun_by(run: Run, name: str, tree: Config) -> None:
 def test_all_stay_unless_a_number_is_given(run: Run, keep: Callable[..., Config]) -> None:
     assert delete_superseded(run, keep()) == []
     assert steps(run) == list(STEPS)
+
+
+def test_those_that_wait_for_evaluation_stay(run: Run, keep: Callable[..., Config]) -> None:
+    (run.events / SKIPPED).unlink()
+    for step in (100, 200, 400, 500, 600, 700, 900, 1000):
+        reached(run, step, python_docs_module=50.0)
+    with EventWriter(run.events / SKIPPED) as events:
+        events.write(EvaluationSkipped(800, "too many"))
+    delete_superseded(run, keep("checkpoints.keep=1"))
+    assert steps(run) == [100, 300, 1000]  # the best, the one that waits, the newest
 
 
 def test_the_newest_and_those_of_every_so_many_steps_stay(run: Run, keep: Callable[..., Config]) -> None:
