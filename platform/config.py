@@ -428,6 +428,11 @@ class EvaluationSection(Section):
     test: Annotated[bool, FREE] = True
     """Whether the best checkpoint is measured on the test split at the end."""
 
+    def asked(self) -> dict[str, Any]:
+        """What the numbers depend on: which examples are asked, and how they are answered."""
+        ways = {"examples", "decode_length", "beams", "length_penalty", "classification", "precision", "text_pieces"}
+        return self.model_dump(mode="json", include=ways)
+
 
 class TrackingSection(Section):
     """MLflow."""
@@ -436,6 +441,15 @@ class TrackingSection(Section):
     """Tracking server; `MLFLOW_TRACKING_URI` or the workspace's own store if not given."""
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)
     """Steps between two points of the curves."""
+    system_every: Annotated[str | None, FREE] = "10s"
+    """How often it is measured how busy each machine is; null for never."""
+
+    @field_validator("system_every")
+    @classmethod
+    def _system_every_is_a_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration_s(value)
+        return value
 
 
 class SearchSection(Section):

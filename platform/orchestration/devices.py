@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -68,3 +69,19 @@ def device(name: str, workers: int) -> Device:
     if name not in GPUS:
         raise UnknownNameError("GPU", name, [*GPUS, "cpu"])
     return GPUS[name]
+
+
+def device_called(name: str) -> Device | None:
+    """The device by the name that its driver gives it; None where its peak is not known.
+
+    >>> [device_called(f"NVIDIA {name}").name for name in ("H100 80GB HBM3", "A100-SXM4-40GB", "A100 80GB PCIe", "L4")]
+    ['h100', 'a100-40', 'a100-80', 'l4']
+    >>> device_called("NVIDIA L40S") is None
+    True
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    for key, gpu in GPUS.items():
+        kind, _, memory = key.partition("-")
+        if kind in words and (not memory or f"{memory}gb" in words):
+            return gpu
+    return None

@@ -247,6 +247,7 @@ def _train_rank(given: dict[str, Any]) -> None:
         ),
         end=leave_process,
         restart=last_restart(run, given["max_failures"]),
+        first_of_node=context.get_node_rank() if context.get_local_rank() == 0 else None,
     )
     try:
         finished = rank.train()

@@ -30,7 +30,7 @@ def basis_of(config: Config, prepared: Prepared, fork: str | None) -> dict[str, 
     own = {"mixture.rates", "mixture.temperature", "run.seed"}
     own |= {f"mixture.tasks.{name}.weight" for name in config.mixture.tasks}
     settings = {path: value for path, effect, value in leaves(config) if effect is not Effect.FREE and path not in own}
-    measured = {"examples": config.evaluation.examples, "decode_length": config.evaluation.decode_length}
+    measured = config.evaluation.asked()
     caches = {name: last_name(place) for name, place in prepared.caches.items()}
     vocabulary = str(Path(*prepared.vocabulary.parts[-2:]))
     return {"settings": settings, "measured": measured, "caches": caches, "vocabulary": vocabulary, "fork": fork}

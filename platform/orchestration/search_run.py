@@ -91,8 +91,7 @@ def _one_process(config: Config) -> Config:
 def request_of(config: Config) -> dict[str, Any]:
     """What was asked of a search; a finished one answers this very request only."""
     asked = config.search.model_dump(mode="json", exclude={"concurrent"})
-    measured = config.evaluation.model_dump(mode="json", include={"examples", "decode_length"})
-    return {"identity": config.identity(), **asked, **measured}
+    return {"identity": config.identity(), **asked, **config.evaluation.asked()}
 
 
 def finished_report(run: Run, config: Config) -> Report | None:

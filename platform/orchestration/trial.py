@@ -62,6 +62,7 @@ def trial_config(config: Config, trial: Trial) -> Config:
     values["training"]["steps"] = values["checkpoints"]["every"] = trial.steps
     values["executor"] |= {"kind": "inline", "workers": 1, "cpus_per_worker": None}
     values["evaluation"] |= {"when": "after", "test": False}
+    values["tracking"]["system_every"] = None  # trials share machines
     return validated(values, where=f"trial {trial.label!r}")
 
 

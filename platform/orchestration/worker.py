@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -23,6 +24,7 @@ from mixtura.platform.errors import CheckpointError, TrainingError
 from mixtura.platform.files import exclusive_lock
 from mixtura.platform.orchestration import assemble
 from mixtura.platform.orchestration.failures import Restart, launch_name, stacks_folder
+from mixtura.platform.orchestration.meters import StepMeter, SystemMonitor
 from mixtura.platform.orchestration.out_of_memory import explain_out_of_memory, is_out_of_memory
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.retention import delete_superseded
@@ -97,6 +99,8 @@ class Rank:
     """Ends this process's training with a message, from another thread, where it stands still."""
     restart: Restart | None = None
     """Why all ranks were started again."""
+    first_of_node: int | None = 0
+    """The node's number, where this rank is the first one there."""
     config: Config = field(init=False)
     run: Run = field(init=False)
     stepped: bool = field(init=False, default=False)
@@ -170,7 +174,10 @@ class Rank:
             attempt=f"{launch}-{step}",
         )
         try:
-            with self._watchdog(launch, lambda: (_bytes_prepared(stream.spec), writer.unfinished_bytes)) as watchdog:
+            with (
+                self._monitor(),
+                self._watchdog(launch, lambda: (_bytes_prepared(stream.spec), writer.unfinished_bytes)) as watchdog,
+            ):
                 if events is not None:
                     with watchdog.paused():
                         self._catch_up(step, events)
@@ -233,17 +240,27 @@ class Rank:
             writer.save(at, self._snapshot, mine)
             self._saved_s = stall_s + time.perf_counter() - started
 
+        settings = self._settings(reader, cast("TextToText", engine.module))
+        meter = StepMeter(
+            cast("TextToText", engine.module).config,
+            settings,
+            self.config.training.precision,
+            self.world_size,
+            engine.device,
+        )
+
         def on_step(report: StepReport) -> None:
             self.stepped = True
             watchdog.progress(report.step)
             writer.poll()
             if events is not None:
                 point = _point(report, epochs_of(report.trained, reader.stream.known_epoch_sizes))
-                events.write(self._with_stall(point))
+                metrics = {**point.metrics, **meter.of(report)}
+                events.write(self._with_stall(replace(point, metrics=metrics)))
             self._committed(writer, events, watchdog)
 
         loop = TrainingLoop(
-            settings=self._settings(reader, cast("TextToText", engine.module)),
+            settings=settings,
             engine=engine,
             hooks=Hooks(
                 next_batch=reader.next_batch,
@@ -260,6 +277,12 @@ class Rank:
         writer.wait()
         self._committed(writer, events, watchdog)
         return finished
+
+    def _monitor(self) -> AbstractContextManager[object]:
+        every = self.config.tracking.system_every
+        if self.first_of_node is None or every is None:
+            return nullcontext()
+        return SystemMonitor(self.run.events, self.first_of_node, parse_duration_s(every))
 
     def _watchdog(self, launch: str, works_elsewhere: Callable[[], object]) -> Watchdog:
         hang_after = self.config.executor.hang_after

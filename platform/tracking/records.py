@@ -62,6 +62,15 @@ class TrainPoint(Record):
 
 
 @dataclass(frozen=True)
+class SystemPoint(Record):
+    """How busy a machine of the run was."""
+
+    kind: ClassVar[str] = "system"
+    node: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class CheckpointCommitted(Record):
     """A checkpoint is whole and listed."""
 
@@ -118,6 +127,7 @@ _KINDS: dict[str, type[Record]] = {
         RunStarted,
         RunFinished,
         TrainPoint,
+        SystemPoint,
         CheckpointCommitted,
         EvaluationResult,
         EvaluationSkipped,
@@ -150,7 +160,7 @@ def from_line(line: str | bytes) -> Record:
         record = _KINDS[values.pop("kind")]
         known = {entry.name for entry in fields(record)}
         values = {name: value for name, value in values.items() if name in known}
-        if record is TrainPoint:
+        if record in (TrainPoint, SystemPoint):
             values["metrics"] = {name: float(value) for name, value in values["metrics"].items()}
         if record is EvaluationResult:
             values |= {name: float(values[name]) for name in ("value", "low", "high", "baseline") if name in values}
