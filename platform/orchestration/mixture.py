@@ -47,10 +47,10 @@ SHARES = {
 def stream_spec(config: Config, prepared: Prepared) -> StreamSpec:
     """The stream of a recipe: integer rates from the sizes of its tasks, where they change, and the numbers that make
     rows."""
-    data = config.data
+    data, vocabulary = config.data, Vocabulary(prepared.vocabulary)
     trained = {name: task for name, task in tasks_of(config).items() if task.trained}
     tasks = tuple(_stream_task(config, prepared, name) for name in trained)
-    draft = _draft(config, prepared, (replace(tasks[0], rate_bits=ONE), *tasks[1:]))
+    draft = _draft(config, vocabulary, (replace(tasks[0], rate_bits=ONE), *tasks[1:]))
     sizes = found_sizes(draft, copies_of(config))
     rates = task_rates(config, rate_sizes(config, sizes))
     bits = integer_rates(rates)
@@ -68,12 +68,12 @@ def held_out_spec(config: Config, prepared: Prepared, name: str) -> StreamSpec:
     kind, parameters = objective_of(config, name)
     pieces = config.evaluation.text_pieces
     task = StreamTask(name, prepared.held_out[name], ONE, kind, parameters, split="validation", first_examples=pieces)
-    return replace(_draft(config, prepared, (task,)), seed=0)
+    return replace(_draft(config, Vocabulary(prepared.vocabulary), (task,)), seed=0)
 
 
-def _draft(config: Config, prepared: Prepared, tasks: tuple[StreamTask, ...]) -> StreamSpec:
+def _draft(config: Config, vocabulary: Vocabulary, tasks: tuple[StreamTask, ...]) -> StreamSpec:
     """A stream with the recipe's numbers that make rows."""
-    vocabulary, data = Vocabulary(prepared.vocabulary), config.data
+    data = config.data
     return StreamSpec(
         seed=config.run.seed,
         tasks=tasks,
