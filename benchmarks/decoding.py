@@ -1,4 +1,5 @@
-"""Our greedy decoding beside transformers' `generate` with the same weights, the same texts and the same ends.
+"""Our greedy decoding beside transformers' `generate`, and CTranslate2 where it can be imported, with the same weights,
+the same texts and the same ends.
 
     taskset -c 0 python benchmarks/decoding.py    # GLUE-like: 20 to 120 tokens in, 8 out; and 256 in, 64 out
     taskset -c 0 python benchmarks/decoding.py --shapes glue --precision fp32 bf16 --profile
@@ -7,23 +8,29 @@ Run by hand on a quiet machine. Weights are random, with the attention over the 
 depend on them, and the token that ends an answer is one that comes up now and then: both stop there. transformers pads
 batches of 32 in the order in which the texts come, as its users do; ours sorts. The two are timed in turn; ratios are
 the median of the rounds' own. The ceiling is the time that the products of the tokens that are there take at the
-measured rate of the core's own matrix product, in the same precision.
+measured rate of the core's own matrix product, in the same precision. CTranslate2, which sorts and batches
+itself, is no dependency: `pip install --no-deps --target DIR ctranslate2`, then run with PYTHONPATH=DIR and with
+`--vocabulary`, a SentencePiece model of T5's 32,000 pieces.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from mixtura.models.t5 import SIZES, T5, T5Config, create_model, greedy_decode, hf_config, hf_state, initialize
+from mixtura.platform.data.vocabulary import Vocabulary, write_tokenizer_files
 from mixtura.platform.evaluation.evaluator import batches_by_length, padded
 
 CROSS_ATTENTION_GAIN = 8.0
@@ -101,6 +108,39 @@ def theirs(model: Any, rows: list[np.ndarray[Any, Any]], most: int, end: int) ->
     return [cut(answer, end) for answer in answers]
 
 
+class CTranslate2:
+    """The same by CTranslate2, of which fp32 has the same precision; int8 is its fastest here."""
+
+    def __init__(self, model: Any, config: T5Config, vocabulary: str, kind: str, threads: int) -> None:
+        import ctranslate2
+        from transformers import T5Tokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(f"{folder}/given")
+            write_tokenizer_files(Vocabulary(vocabulary), f"{folder}/given")
+            T5Tokenizer.from_pretrained(f"{folder}/given").save_pretrained(f"{folder}/given")
+            ctranslate2.converters.TransformersConverter(f"{folder}/given").convert(f"{folder}/made")
+            self._translator = ctranslate2.Translator(
+                f"{folder}/made", compute_type=kind, inter_threads=1, intra_threads=threads
+            )
+            tokens = json.loads(Path(f"{folder}/made/shared_vocabulary.json").read_text())
+        assert len(tokens) >= config.vocab_size - 28
+        self._tokens, self._ids = tokens, {token: place for place, token in enumerate(tokens)}
+
+    def __call__(self, rows: list[np.ndarray[Any, Any]], most: int, end: int) -> list[list[int]]:
+        """Answers in the order of the texts."""
+        found = self._translator.translate_batch(
+            [[self._tokens[place] for place in row] for row in rows],
+            beam_size=1,
+            max_decoding_length=most,
+            end_token=self._tokens[end],
+            return_end_token=True,
+            max_batch_size=BATCH_TOKENS,
+            batch_type="tokens",
+        )
+        return [[self._ids[token] for token in one.hypotheses[0]] for one in found]
+
+
 def cut(answer: list[int], end: int) -> list[int]:
     """Without what follows its end."""
     return answer[: answer.index(end) + 1] if end in answer else answer
@@ -168,31 +208,37 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         for precision in arguments.precision
     }
     others = {precision: transformers_model(model, config, DTYPES[precision]) for precision in arguments.precision}
+    peers: dict[str, Callable[[], list[list[int]]]] = {}
+    if arguments.vocabulary:
+        for precision, kind in (("fp32", "float32"), ("int8", "int8")):
+            peer = CTranslate2(
+                transformers_model(model, config, torch.float32), config, arguments.vocabulary, kind, arguments.threads
+            )
+            peers[f"CTranslate2 {precision}"] = lambda peer=peer: peer(rows, shape.answer, end)
     equal: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for precision in arguments.precision:
-            for who, work_of in (
-                ("transformers", lambda p=precision: theirs(others[p], rows, shape.answer, end)),
-                ("ours", lambda p=precision: ours(models[p], rows, shape.answer, end, arguments.rows)),
-            ):
-                label = f"{who} {precision}"
+            of_precision = {
+                f"transformers {precision}": lambda p=precision: theirs(others[p], rows, shape.answer, end),
+                f"ours {precision}": lambda p=precision: ours(models[p], rows, shape.answer, end, arguments.rows),
+            }
+            beside = peers if precision == arguments.precision[0] else {}
+            for label, work_of in {**of_precision, **beside}.items():
                 taken, answers = timed(work_of)
                 seconds.setdefault(label, []).append(taken)
                 equal[label] = statistics.mean(a == b for a, b in zip(answers, expected, strict=True))
     for label, values in seconds.items():
-        rate = matrix_rate(DTYPES[label.split()[1]])
+        rate = matrix_rate(DTYPES.get(label.split()[1], torch.float32))
         print(
             f"{label:<24}{len(rows) / statistics.median(values):>12.1f}{work / rate / statistics.median(values):>12.0%}"
             f"{equal[label]:>15.0%}"
         )
     for precision in arguments.precision:
-        for base in dict.fromkeys((precision, "fp32")):
-            if f"transformers {base}" in seconds:
-                ratios = [
-                    b / a for a, b in zip(seconds[f"ours {precision}"], seconds[f"transformers {base}"], strict=True)
-                ]
+        for base in dict.fromkeys((f"transformers {precision}", "transformers fp32", *peers)):
+            if base in seconds:
+                ratios = [b / a for a, b in zip(seconds[f"ours {precision}"], seconds[base], strict=True)]
                 print(
-                    f"ours {precision} over transformers {base}: {statistics.median(ratios):.2f} "
+                    f"ours {precision} over {base}: {statistics.median(ratios):.2f} "
                     f"[{min(ratios):.2f} ... {max(ratios):.2f}]"
                 )
     if arguments.profile:
@@ -227,6 +273,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256, help="most rows of a batch of ours")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vocabulary", help="a SentencePiece model, to measure CTranslate2 as well")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
