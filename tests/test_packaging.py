@@ -41,8 +41,8 @@ def names(wheel: Path) -> set[str]:
 def test_the_wheel_holds_every_source_and_recipe(names: set[str]) -> None:
     sources = [path for room in ("platform", "tasks", "models") for path in (REPOSITORY / room).rglob("*.py")]
     wanted = {f"mixtura/{path.relative_to(REPOSITORY).as_posix()}" for path in sources}
-    recipes = (REPOSITORY / "platform/recipes").rglob("*.yaml")
-    wanted |= {f"mixtura/{path.relative_to(REPOSITORY).as_posix()}" for path in recipes}
+    data = [*(REPOSITORY / "platform/recipes").rglob("*.yaml"), *(REPOSITORY / "platform/tracking").rglob("*.html")]
+    wanted |= {f"mixtura/{path.relative_to(REPOSITORY).as_posix()}" for path in data}
     wanted |= {"mixtura/__init__.py", "mixtura/__main__.py", "mixtura/py.typed"}
     assert wanted <= names
 

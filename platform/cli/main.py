@@ -13,12 +13,14 @@ import typer
 
 from mixtura.platform.cli import (
     checkpoints,
+    compare,
     evaluate,
     mixture,
     plan,
     predict,
     prepare,
     recipes,
+    report,
     runs,
     search,
     stream,
@@ -41,6 +43,8 @@ app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("search")(search.search)
 app.command("ui")(ui.ui)
 app.add_typer(recipes.app, name="recipes")

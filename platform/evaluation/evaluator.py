@@ -87,7 +87,8 @@ class TaskResult:
     metrics: list[MetricResult]
     answers: list[dict[str, Any]] = field(repr=False)
     """One record an example: inputs, targets, prediction (text), its log_probability and that of the targets, how many
-    tokens these have, answer (postprocessed), scores by metric. Of text: inputs, targets and what is known of these."""
+    tokens these have, answer and right_answer as metrics take them, scores by metric. Of text: inputs, targets and what
+    is known of these."""
 
 
 def evaluate_task(
@@ -152,6 +153,7 @@ def judged(
             "target_log_probability": prediction.target_log_probability,
             "target_tokens": tokens[place],
             "answer": answer,
+            "right_answer": targets[place],
             "scores": {name: float(values[place]) for name, values in scores.items() if values is not None},
         }
         for place, (example, prediction, answer) in enumerate(zip(examples, predictions, answers, strict=True))

@@ -84,22 +84,63 @@ def bootstrap_interval(
 
 
 def bootstrap_difference(
-    first: Sequence[float],
-    second: Sequence[float],
+    metric: _Metric,
+    first: Sequence[Any],
+    second: Sequence[Any],
+    targets: Sequence[Any],
     *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Mean of `first - second`, the scores of two systems on the same examples, with its paired interval.
+    """How much better `first` is than `second` by a metric, two systems' answers to the same examples, with its paired
+    interval: each resample has the same examples of both.
 
     Where it leaves out 0 the systems differ; it is narrower than what two separate intervals say.
 
-    >>> bootstrap_difference([100.0, 100.0, 0.0], [0.0, 0.0, 0.0]).value
+    >>> from mixtura.platform.evaluation.metrics import accuracy
+    >>> bootstrap_difference(accuracy, ["a", "a", "b"], ["b", "b", "b"], ["a", "a", "a"]).value
     66.66666666666667
     """
-    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return _between(float(differences.mean()), resampled_means(differences, resamples, seed), confidence)
+    value = metric(first, targets) - metric(second, targets)
+    if np.isnan(value):
+        return Interval(value, value, value, confidence)
+    resamples, units = _units_of_both(metric, (first, targets), (second, targets), resamples)
+    differences = [units[0].values(drawn) - units[1].values(drawn) for drawn in _drawn(units[0].count, resamples, seed)]
+    return _between(value, np.concatenate(differences), confidence)
+
+
+def independent_difference(
+    metric: _Metric,
+    first: tuple[Sequence[Any], Sequence[Any]],
+    second: tuple[Sequence[Any], Sequence[Any]],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The same for systems that answered other examples, each (predictions, targets): wider, as nothing is paired."""
+    value = metric(*first) - metric(*second)
+    if np.isnan(value):
+        return Interval(value, value, value, confidence)
+    resamples, units = _units_of_both(metric, first, second, resamples)
+    ours, theirs = (_resampled(one, resamples, seed + place) for place, one in enumerate(units))
+    return _between(value, ours - theirs, confidence)
+
+
+def _units_of_both(
+    metric: _Metric,
+    first: tuple[Sequence[Any], Sequence[Any]],
+    second: tuple[Sequence[Any], Sequence[Any]],
+    resamples: int,
+) -> tuple[int, list[Units]]:
+    """How often to draw, fewer times where the metric is computed each time, and what."""
+    units = [_units(metric, *one) for one in (first, second)]
+    found = [one for one in units if one is not None]
+    if len(found) == len(units):
+        return resamples, found
+    fewer = min(resamples, max(_FEWEST_RESAMPLES, _EXAMPLES_JUDGED // max(len(first[1]), len(second[1]))))
+    return fewer, [_computed_each_time(metric, *one) for one in (first, second)]
 
 
 def resampled_means(

@@ -7,8 +7,21 @@ import math
 import numpy as np
 import pytest
 
-from mixtura.platform.evaluation.intervals import bootstrap_difference, bootstrap_interval, resampled_means
-from mixtura.platform.evaluation.metrics import CorpusMetric, accuracy, all_match, matthews, pearson, spearman
+from mixtura.platform.evaluation.intervals import (
+    bootstrap_difference,
+    bootstrap_interval,
+    independent_difference,
+    resampled_means,
+)
+from mixtura.platform.evaluation.metrics import (
+    CorpusMetric,
+    accuracy,
+    all_match,
+    binary_f1,
+    matthews,
+    pearson,
+    spearman,
+)
 from mixtura.platform.random_bits import integers, key, uniform
 
 
@@ -60,11 +73,42 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytes
 def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     predictions, targets = answers(300, 600)
     better = [1] * 330 + [0] * 270
-    first, second = accuracy.scores(better, targets), accuracy.scores(predictions, targets)
-    difference = bootstrap_difference(first, second)
+    difference = bootstrap_difference(accuracy, better, predictions, targets)
     assert difference.value == pytest.approx(5.0)
     assert 0 < difference.low < 5 < difference.high
     assert difference.high - difference.low < bootstrap_interval(accuracy, better, targets).high - 50
+
+
+def test_a_difference_of_numbers_that_are_no_means_is_that_of_each_resample() -> None:
+    chance = np.random.default_rng(1)
+    targets = chance.integers(0, 2, 300).tolist()
+    first, second = ([t if chance.random() < right else 1 - t for t in targets] for right in (0.9, 0.7))
+    assert binary_f1.scores(first, targets) is None
+    difference = bootstrap_difference(binary_f1, first, second, targets)
+    assert difference.value == pytest.approx(binary_f1(first, targets) - binary_f1(second, targets))
+    assert 0 < difference.low < difference.value < difference.high
+    same = bootstrap_difference(binary_f1, first, first, targets)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_metric_that_is_computed_each_time_gives_the_same_difference() -> None:
+    predictions, targets = answers(30, 60)
+    other, _ = answers(40, 60)
+    plain = CorpusMetric("share", lambda p, t: sum(a == b for a, b in zip(p, t, strict=True)) / len(t))
+    slow = bootstrap_difference(plain, other, predictions, targets)
+    fast = bootstrap_difference(accuracy, other, predictions, targets)
+    assert (slow.value, slow.low, slow.high) == pytest.approx((fast.value, fast.low, fast.high))
+
+
+def test_unpaired_examples_say_less() -> None:
+    predictions, targets = answers(300, 600)
+    better = [1] * 330 + [0] * 270
+    paired = bootstrap_difference(accuracy, better, predictions, targets)
+    apart = independent_difference(accuracy, (better, targets), (predictions, targets))
+    assert apart.value == paired.value
+    assert apart.high - apart.low > 2 * (paired.high - paired.low)
+    shorter = independent_difference(accuracy, (better, targets), (predictions[:100], targets[:100]))
+    assert shorter.value == pytest.approx(accuracy(better, targets) - accuracy(predictions[:100], targets[:100]))
 
 
 def test_one_example_has_no_width() -> None:
