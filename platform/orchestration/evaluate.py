@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,10 @@ from mixtura.platform.evaluation.evaluator import (
     TaskResult,
     evaluate_task,
     judged,
+    predict,
     write_answers,
 )
+from mixtura.platform.evaluation.submission import answer_records, questions
 from mixtura.platform.files import write_bytes_atomically
 from mixtura.platform.orchestration.ensembles import Answerer, load
 from mixtura.platform.orchestration.places import copies_of
@@ -77,6 +80,8 @@ class EvaluationJob:
     """File of the same checkpoint's answers to the same examples, if there is one: they are judged again then."""
     copies: dict[str, Any] = field(default_factory=dict)
     """`Copies` as a dictionary: where a node keeps local copies of caches that lie in a bucket."""
+    hidden: bool = False
+    """Whether the right answers are hidden: the rows come from the task's files, are answered and not judged."""
 
     @property
     def name(self) -> str:
@@ -142,6 +147,8 @@ def _job(config: Config, prepared: Prepared, name: str, split: str) -> Evaluatio
 
 def run_job(job: EvaluationJob) -> dict[str, Any]:
     """Answer and judge; returns the numbers (the answers go to their file)."""
+    if job.hidden:
+        return _answer_hidden(job)
     model, vocabulary = _loaded(job.checkpoint)
     task, cache = chosen_task(job.task), open_cache(job.cache, job.split, Copies(**job.copies))
     examples = load_examples(cache, job.inputs_length, job.limit, around_answer=task.around_answer)
@@ -166,6 +173,31 @@ def run_job(job: EvaluationJob) -> dict[str, Any]:
         records = [{**record, **job.asked} for record in result.answers]
         write_bytes_atomically(Path(job.answers), write_answers(replace(result, answers=records)).encode())
     return asdict(replace(result, answers=[]))
+
+
+def _answer_hidden(job: EvaluationJob) -> dict[str, Any]:
+    """Answer a test split whose labels are hidden; the answers go to their file, how many there are is returned."""
+    model, vocabulary = _loaded(job.checkpoint)
+    task, started = chosen_task(job.task), time.perf_counter()
+    asked = list(questions(task))
+    tokens = vocabulary.encode_batch([question.fields["inputs"] for question in asked])
+    found = dict(
+        predict(
+            [with_eos(tokens.values[start:end], job.inputs_length) for start, end in pairwise(tokens.offsets)],
+            decoding(model, job.decode_length, job.beams, job.length_penalty),
+            vocabulary.decode,
+            max(1, job.batch_tokens // job.beams),
+        )
+    )
+    records = answer_records(task, asked, [found[place] for place in range(len(asked))])
+    lines = "".join(json.dumps({**record, **job.asked}, ensure_ascii=False) + "\n" for record in records)
+    write_bytes_atomically(Path(job.answers), lines.encode())
+    return {"task": job.name, "rows": len(asked), "seconds": time.perf_counter() - started}
+
+
+def with_eos(tokens: np.ndarray[Any, Any], inputs_length: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Encoder ids as in training: cut to the length of inputs, which counts EOS."""
+    return np.append(tokens[: inputs_length - 1], EOS_ID).astype(np.int32)
 
 
 def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | None:
@@ -195,8 +227,7 @@ def load_examples(
                     tokens, targets.values.to_numpy(), inputs_length - 1, key("window", len(examples))
                 )
                 tokens = tokens if window is None else np.asarray(window)
-            tokens = tokens[: inputs_length - 1]
-            examples.append(EvaluationExample(np.append(tokens, EOS_ID).astype(np.int32), json.loads(fields.as_py())))
+            examples.append(EvaluationExample(with_eos(tokens, inputs_length), json.loads(fields.as_py())))
     if limit is None or limit >= len(examples):
         return examples
     chosen = np.sort(order(key("evaluation examples", cache.name, cache.split), len(examples))[:limit])
