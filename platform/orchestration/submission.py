@@ -1,7 +1,7 @@
 """The archive that the site of a benchmark takes: one model's answers to all of its hidden test splits.
 
-    runs/evaluations/base-8-glue-test-1f2e3d4c/predictions/glue_rte.test.jsonl     every answer, before it is a label
-    FILE.zip                                                                      RTE.tsv, CoLA.tsv, ...
+    runs/evaluations/base-8-base-glue-test-1f2e3d4c/predictions/glue_rte.test.jsonl    each answer, before it is a label
+    FILE.zip                                                                          RTE.tsv, CoLA.tsv, ...
 
 Whatever could be refused is refused before a model is loaded; an archive is whole, read back, or not there.
 """
@@ -105,9 +105,11 @@ def submit(
     tasks = _chosen_tasks(config, wanted, benchmark, of)
     asked = _asked(tasks)
     benchmark = file_of(next(iter(tasks.values()))).benchmark
-    folder = space.root / "evaluations" / folder_name(chosen, f"{benchmark}-{SPLIT}") / "predictions"
+    folder = space.root / "evaluations" / folder_name(chosen, f"{of}-{benchmark}-{SPLIT}") / "predictions"
     reporter.line(f"{chosen.name}: {sum(map(len, asked.values())):,} rows of {len(tasks)} test splits to answer")
     jobs = [_job(config, chosen, name, folder) for name in tasks]
+    for job in jobs:
+        Path(job.answers).unlink(missing_ok=True)
     with disk_full_is_an_answer(space.root, "answering test splits"), executor_for(config) as executor:
         executor.evaluate(jobs)
     texts, files = {}, []
@@ -148,7 +150,9 @@ def _model(
     run, info = run_and_checkpoint(space, what[0])
     if info is None:
         saved = list_checkpoints(run.checkpoints)
-        if len(saved) != 1:
+        if not saved:
+            raise RequestError(f"run {run.name!r} has no checkpoint yet")
+        if len(saved) > 1:
             raise RequestError(
                 f"an archive holds the answers of one model, and run {run.name!r} has {len(saved)} checkpoints: "
                 f"name one, as {run.name}@best"
@@ -200,11 +204,11 @@ def _asked(tasks: Mapping[str, Task]) -> dict[str, list[Index]]:
         except (DataError, UnknownNameError) as error:
             absent[name] = str(error)
     if absent:
-        there = [name.rpartition("_")[2] for name in tasks if name not in absent]
-        remedy = f"or ask only those that have: --tasks {','.join(there)}" if there else "no task has any"
+        there = ",".join(name for name in tasks if name not in absent)
+        remedy = f"; or ask only those that have: --tasks {there}" if there else ""
         raise DataError(
-            f"{len(absent)} of {len(tasks)} tasks have no test files to answer ({', '.join(absent)}); "
-            f"the first: {next(iter(absent.values()))}; {remedy}"
+            f"{len(absent)} of {len(tasks)} tasks have no test files that can be read ({', '.join(absent)}); "
+            f"the first: {next(iter(absent.values()))}{remedy}"
         )
     asked = {name: [question.index for question in questions(task)] for name, task in tasks.items()}
     for name, rows in asked.items():
@@ -232,6 +236,11 @@ def _job(config: Config, chosen: Answerer, name: str, folder: Path) -> Evaluatio
 
 def _records(path: Path, name: str, asked: Sequence[Index]) -> list[dict[str, Any]]:
     """What was answered; DataError where it is not to the very rows that were asked."""
+    if not path.is_file():
+        raise DataError(
+            f"task {name!r}: its answers were written on another machine, which does not see {path.parent}: take a "
+            "folder of runs that all machines share"
+        )
     with open(path, encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     if [tuple(record["index"]) for record in records] != list(asked):
