@@ -16,6 +16,7 @@ import numpy as np
 from mixtura.platform.data.postprocessors import ClassIndex, NumberBetween, label_of, names_referent, number
 from mixtura.platform.data.preprocessors import ClassLabel, Renamed, TextToText
 from mixtura.platform.data.sources import FileSource
+from mixtura.platform.data.submission import LabelOf, ScoreBetween, SubmissionFile, table
 from mixtura.platform.data.task import BadRecord, Option, Preprocessor, Rejected, Row, Task
 from mixtura.platform.evaluation.metrics import accuracy, binary_f1, matthews, pearson, spearman
 from mixtura.tasks.coreference import starred_ambiguous_pronoun
@@ -44,6 +45,9 @@ LABELS = {
 glue_task = functools.partial(
     Task, kind="supervised", version="1", evaluated=("validation",), lengths=(512, 84), benchmark="GLUE"
 )
+
+submitted = functools.partial(SubmissionFile, "glue", layout=table, index=(("index", "idx", "id"),), row_is_index=True)
+"""What https://gluebenchmark.com takes. Labels are 0 and 1 there, or names where the original's files have names."""
 
 
 def glue_files(
@@ -185,6 +189,7 @@ TASKS = (
         metrics=(matthews,),
         postprocess=ClassIndex(LABELS["cola"]),
         rate_size=8_551,
+        submission=submitted("CoLA.tsv", 1_063, LabelOf((0, 1))),
     ),
     glue_task(
         "glue_sst2",
@@ -194,6 +199,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["sst2"]),
         rate_size=67_349,
+        submission=submitted("SST-2.tsv", 1_821, LabelOf((0, 1))),
     ),
     glue_task(
         "glue_mrpc",
@@ -217,6 +223,7 @@ TASKS = (
         metrics=(binary_f1, accuracy),
         postprocess=ClassIndex(LABELS["mrpc"]),
         rate_size=3_668,
+        submission=submitted("MRPC.tsv", 1_725, LabelOf((0, 1))),
     ),
     glue_task(
         "glue_stsb",
@@ -240,6 +247,7 @@ TASKS = (
                 "and any number outside of them wrong, as in the paper; rows scored lower are left out then.",
             )
         },
+        submission=submitted("STS-B.tsv", 1_379, ScoreBetween(0.0, 5.0)),
     ),
     glue_task(
         "glue_qqp",
@@ -263,6 +271,7 @@ TASKS = (
         metrics=(binary_f1, accuracy),
         postprocess=ClassIndex(LABELS["qqp"]),
         rate_size=363_849,
+        submission=submitted("QQP.tsv", 390_965, LabelOf((0, 1))),
     ),
     mnli_task(
         "glue_mnli",
@@ -290,6 +299,7 @@ TASKS = (
         metrics=(accuracy,),
         rate_size=0,
         trained=False,
+        submission=submitted("MNLI-m.tsv", 9_796, LabelOf(LABELS["mnli"])),
     ),
     mnli_task(
         "glue_mnli_mismatched",
@@ -304,6 +314,7 @@ TASKS = (
         metrics=(accuracy,),
         rate_size=0,
         trained=False,
+        submission=submitted("MNLI-mm.tsv", 9_847, LabelOf(LABELS["mnli"])),
     ),
     glue_task(
         "glue_qnli",
@@ -313,6 +324,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["qnli"]),
         rate_size=104_743,
+        submission=submitted("QNLI.tsv", 5_463, LabelOf(LABELS["qnli"])),
     ),
     glue_task(
         "glue_rte",
@@ -322,6 +334,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["rte"]),
         rate_size=2_490,
+        submission=submitted("RTE.tsv", 3_000, LabelOf(LABELS["rte"])),
     ),
     glue_task(
         "glue_wnli",
@@ -337,6 +350,7 @@ TASKS = (
         reference=label_of,
         rate_size=0,
         trained=False,
+        submission=submitted("WNLI.tsv", 146, LabelOf((0, 1))),
     ),
     glue_task(
         "glue_wnli_pair",
@@ -347,6 +361,7 @@ TASKS = (
         postprocess=ClassIndex(LABELS["wnli"]),
         rate_size=635,
         benchmark=None,
+        submission=submitted("WNLI.tsv", 146, LabelOf((0, 1))),
     ),
     mnli_task(
         "glue_ax",
@@ -365,5 +380,6 @@ TASKS = (
         trained=False,
         evaluated=(),
         benchmark=None,
+        submission=submitted("AX.tsv", 1_104, LabelOf(LABELS["mnli"])),
     ),
 )

@@ -22,6 +22,14 @@ from mixtura.platform.data.postprocessors import (
 )
 from mixtura.platform.data.preprocessors import UNKNOWN_LABEL, ClassLabel, Renamed, TextToText
 from mixtura.platform.data.sources import FileSource
+from mixtura.platform.data.submission import (
+    LabelOf,
+    OfMember,
+    SubmissionFile,
+    json_lines,
+    paragraphs,
+    text_itself,
+)
 from mixtura.platform.data.task import Option, Preprocessor, Rejected, Row, Task, answer_as_text
 from mixtura.platform.evaluation.metrics import (
     accuracy,
@@ -58,6 +66,10 @@ WSC_STEPS: tuple[Preprocessor, ...] = (
 super_glue_task = functools.partial(
     Task, kind="supervised", version="1", evaluated=("validation",), lengths=(512, 62), benchmark="SuperGLUE"
 )
+
+submitted = functools.partial(SubmissionFile, "super_glue", layout=json_lines)
+"""What https://super.gluebenchmark.com takes: labels as the original's files have them, save that truth values are
+texts, `true` in most files and `True` in WSC's."""
 
 
 def super_glue_files(config: str, folder: str, splits: Mapping[str, tuple[str, ...]] | None = None) -> FileSource:
@@ -202,6 +214,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["boolq"]),
         rate_size=9_427,
+        submission=submitted("BoolQ.jsonl", 3_245, LabelOf(("false", "true"))),
     ),
     super_glue_task(
         "super_glue_cb",
@@ -211,6 +224,7 @@ TASKS = (
         metrics=(cb_f1, accuracy),
         postprocess=ClassIndex(LABELS["cb"]),
         rate_size=250,
+        submission=submitted("CB.jsonl", 250, LabelOf(LABELS["cb"])),
     ),
     super_glue_task(
         "super_glue_copa",
@@ -220,6 +234,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["copa"]),
         rate_size=400,
+        submission=submitted("COPA.jsonl", 500, LabelOf((0, 1))),
     ),
     super_glue_task(
         "super_glue_multirc",
@@ -243,6 +258,13 @@ TASKS = (
         postprocess=Member(ClassIndex(LABELS["multirc"])),
         reference=GroupReference(OfTargets(ClassIndex(LABELS["multirc"])), ("idx/question",)),
         rate_size=27_243,
+        submission=submitted(
+            "MultiRC.jsonl",
+            9_693,
+            OfMember(LabelOf((0, 1))),
+            layout=paragraphs,
+            index=(("idx/paragraph",), ("idx/question",), ("idx/answer",)),
+        ),
     ),
     super_glue_task(
         "super_glue_record",
@@ -258,6 +280,7 @@ TASKS = (
         reference=GroupReference(all_answers, ("idx/passage", "idx/query")),
         copy_rules={"first entity": first_entity, "entity that the passage has most often": commonest_entity},
         rate_size=138_854,
+        submission=submitted("ReCoRD.jsonl", 10_000, OfMember(text_itself), index=(("idx/query",),)),
     ),
     super_glue_task(
         "super_glue_rte",
@@ -267,6 +290,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["rte"]),
         rate_size=2_490,
+        submission=submitted("RTE.jsonl", 3_000, LabelOf(LABELS["rte"])),
     ),
     super_glue_task(
         "super_glue_wic",
@@ -276,6 +300,7 @@ TASKS = (
         metrics=(accuracy,),
         postprocess=ClassIndex(LABELS["wic"]),
         rate_size=5_428,
+        submission=submitted("WiC.jsonl", 1_400, LabelOf(("false", "true"))),
     ),
     super_glue_task(
         "super_glue_wsc",
@@ -297,6 +322,7 @@ TASKS = (
                 "code, or kept.",
             )
         },
+        submission=submitted("WSC.jsonl", 146, LabelOf(TRUTH)),
     ),
     super_glue_task(
         "super_glue_wsc_marked",
@@ -307,6 +333,7 @@ TASKS = (
         postprocess=ClassIndex(LABELS["wsc"]),
         rate_size=554,
         benchmark=None,
+        submission=submitted("WSC.jsonl", 146, LabelOf(TRUTH)),
     ),
     super_glue_task(
         "super_glue_axb",
@@ -318,6 +345,7 @@ TASKS = (
         trained=False,
         evaluated=(),
         benchmark=None,
+        submission=submitted("AX-b.jsonl", 1_104, LabelOf(LABELS["rte"])),
     ),
     super_glue_task(
         "super_glue_axg",
@@ -329,5 +357,6 @@ TASKS = (
         trained=False,
         evaluated=(),
         benchmark=None,
+        submission=submitted("AX-g.jsonl", 356, LabelOf(LABELS["rte"])),
     ),
 )

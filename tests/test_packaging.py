@@ -38,7 +38,7 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_wheel_holds_every_source_and_recipe(names: set[str]) -> None:
+def test_the_wheel_holds_every_source_recipe_and_page(names: set[str]) -> None:
     sources = [path for room in ("platform", "tasks", "models") for path in (REPOSITORY / room).rglob("*.py")]
     wanted = {f"mixtura/{path.relative_to(REPOSITORY).as_posix()}" for path in sources}
     data = [*(REPOSITORY / "platform/recipes").rglob("*.yaml"), *(REPOSITORY / "platform/tracking").rglob("*.html")]

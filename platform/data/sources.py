@@ -152,7 +152,9 @@ class FileSource:
         if split in self.files:
             looked, remedy = self._patterns(str(split)), f"correct mixture.tasks.NAME.files.{split}"
         elif self.root is not None:
-            looked = tuple(absolute(name, self.root) for names in self.original.values() for name in names)
+            of_split = self.original.get(split) if split else None
+            ways = self.original.values() if of_split is None else [of_split]
+            looked = tuple(absolute(name, self.root) for names in ways for name in names)
             remedy = "correct data.root, or name the files of each split in mixture.tasks.NAME.files.SPLIT"
         elif self.hub:
             looked = self.hub.get(split, ()) if split else ()

@@ -19,9 +19,12 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
+
+if TYPE_CHECKING:
+    from mixtura.platform.data.submission import SubmissionFile
 
 Row = dict[str, Any]
 Preprocessor = Callable[[Row], Iterable[Row]]
@@ -196,6 +199,8 @@ class Task:
     """Other tasks that judge this one, for example on several validation sets."""
     benchmark: str | None = None
     """The collection that it is counted in."""
+    submission: SubmissionFile | None = None
+    """Its file in the archive that a benchmark's site takes, with answers to its `test` split."""
     lengths: tuple[int, int] | None = None
     """Most tokens of inputs and targets in the original's training on this task alone."""
     objective: tuple[str, Mapping[str, Any]] | None = None

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +17,25 @@ from mixtura.platform.data.cache import open_cache
 from mixtura.platform.data.cache_store import Copies
 from mixtura.platform.data.postprocessors import classes_of
 from mixtura.platform.data.stream_spec import StreamSpec
+from mixtura.platform.data.task import Task
 from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
 from mixtura.platform.evaluation.evaluator import (
+    Decode,
     MetricResult,
     Prediction,
     TaskResult,
     evaluate_task,
     evaluate_text,
     judged,
+    predict,
     write_answers,
 )
+from mixtura.platform.evaluation.submission import answer_records, questions
 from mixtura.platform.files import write_bytes_atomically
 from mixtura.platform.orchestration.answering import choosing, decoding, scoring
 from mixtura.platform.orchestration.ensembles import Answerer, load
-from mixtura.platform.orchestration.evaluation_examples import load_examples, text_examples, training_targets
+from mixtura.platform.orchestration.evaluation_examples import load_examples, text_examples, training_targets, with_eos
 from mixtura.platform.orchestration.mixture import held_out_spec
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.prepare import Prepared
@@ -84,6 +89,8 @@ class EvaluationJob:
     """File of the same checkpoint's answers to the same examples, if there is one: they are judged again then."""
     copies: dict[str, Any] = field(default_factory=dict)
     """`Copies` as a dictionary: where a node keeps local copies of caches that lie in a bucket."""
+    hidden: bool = False
+    """Whether the right answers are hidden: the rows come from the task's files, are answered and not judged."""
 
     @property
     def name(self) -> str:
@@ -110,7 +117,7 @@ def jobs_for(config: Config, prepared: Prepared) -> list[EvaluationJob]:
     """What is measured on every checkpoint: each task with right answers, on its validation split; and the loss of each
     task's held-out text."""
     answered = [
-        replace(_job(config, prepared, name, "validation"), limit=config.evaluation.examples)
+        replace(job_for(config, name, "validation", prepared.caches[name]), limit=config.evaluation.examples)
         for name, splits in _judged_splits(config, prepared).items()
         if "validation" in splits
     ]
@@ -127,7 +134,7 @@ def final_jobs_for(config: Config, prepared: Prepared) -> list[EvaluationJob]:
     for name, splits in _judged_splits(config, prepared).items():
         if splits:
             split = "test" if "test" in splits else "validation"
-            job = _job(config, prepared, name, split)
+            job = job_for(config, name, split, prepared.caches[name])
             named = split if split == "test" else WHOLE_VALIDATION
             training = prepared.caches[trained[name]] if name in trained else ""
             jobs.append(replace(job, named=named, baselines=True, training=training))
@@ -145,15 +152,16 @@ def _judged_splits(config: Config, prepared: Prepared) -> dict[str, tuple[str, .
 
 def _text_job(config: Config, prepared: Prepared, name: str) -> EvaluationJob:
     spec = held_out_spec(config, prepared, name)
-    return replace(_job(config, prepared, name, "validation"), cache=prepared.held_out[name], stream=spec.to_dict())
+    return replace(job_for(config, name, "validation", prepared.held_out[name]), stream=spec.to_dict())
 
 
-def _job(config: Config, prepared: Prepared, name: str, split: str) -> EvaluationJob:
+def job_for(config: Config, name: str, split: str, cache: str = "") -> EvaluationJob:
+    """A split of a task, answered as the recipe says, by a checkpoint that is not named yet."""
     return EvaluationJob(
         task=asdict(choice_of(config, name)),
         split=split,
         named=split,
-        cache=prepared.caches[name],
+        cache=cache,
         inputs_length=config.data.inputs_length,
         targets_length=config.data.targets_length,
         decode_length=config.evaluation.decode_length,
@@ -167,24 +175,26 @@ def _job(config: Config, prepared: Prepared, name: str, split: str) -> Evaluatio
 
 
 def run_job(job: EvaluationJob, device: str = "cpu") -> dict[str, Any]:
-    """Answer and judge on a device; returns the numbers (the answers go to their file).
+    """Answer, and judge where right answers are known; returns the numbers (the answers go to their file).
 
     Where a GPU has not enough memory, in smaller batches: nothing but the time depends on them.
     """
     import torch
 
     model, vocabulary = _loaded(job.checkpoint, job.precision, device)
-    batch_tokens = job.batch_tokens
+    work = _answer_hidden if job.hidden else _measure
     while True:
         try:
-            now = replace(job, batch_tokens=batch_tokens)
-            result = _on_text(now, model, vocabulary) if job.stream is not None else _on_task(now, model, vocabulary)
-            break
+            return work(job, model, vocabulary)
         except torch.OutOfMemoryError:
-            if batch_tokens <= _FEWEST_TOKENS:
+            if job.batch_tokens <= _FEWEST_TOKENS:
                 raise
             torch.cuda.empty_cache()
-            batch_tokens //= 2
+            job = replace(job, batch_tokens=job.batch_tokens // 2)
+
+
+def _measure(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> dict[str, Any]:
+    result = _on_text(job, model, vocabulary) if job.stream is not None else _on_task(job, model, vocabulary)
     if job.answers:
         records = [{**record, **job.asked} for record in result.answers]
         write_bytes_atomically(Path(job.answers), write_answers(replace(result, answers=records)).encode())
@@ -203,21 +213,32 @@ def _on_task(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> Ta
     earlier = _earlier_predictions(job, len(examples))
     if earlier is not None:
         return judged(task, job.named, examples, earlier, 0.0, baselines)
-    classes = classes_of(task.postprocess) if job.rank else ()
-    decode = (
-        choosing(model, [vocabulary.encode(one) for one in classes])
-        if classes
-        else decoding(model, job.decode_length, job.beams, job.length_penalty)
-    )
+    decode, batch_tokens = _decode_of(job, task, model, vocabulary)
     return evaluate_task(
-        task,
-        job.named,
-        examples,
-        decode,
-        vocabulary.decode,
-        batch_tokens=max(1, job.batch_tokens // max(1, len(classes) or job.beams)),
-        baselines=baselines,
+        task, job.named, examples, decode, vocabulary.decode, batch_tokens=batch_tokens, baselines=baselines
     )
+
+
+def _answer_hidden(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Answer a test split whose labels are hidden; the answers go to their file, how many there are is returned."""
+    task, started = chosen_task(job.task), time.perf_counter()
+    asked = list(questions(task))
+    tokens = vocabulary.encode_batch([question.fields["inputs"] for question in asked])
+    rows = [with_eos(tokens.values[start:end], job.inputs_length) for start, end in pairwise(tokens.offsets)]
+    decode, batch_tokens = _decode_of(job, task, model, vocabulary)
+    found = dict(predict(rows, decode, vocabulary.decode, batch_tokens))
+    records = answer_records(task, asked, [found[place] for place in range(len(asked))])
+    lines = "".join(json.dumps({**record, **job.asked}, ensure_ascii=False) + "\n" for record in records)
+    write_bytes_atomically(Path(job.answers), lines.encode())
+    return {"task": job.name, "rows": len(asked), "seconds": time.perf_counter() - started}
+
+
+def _decode_of(job: EvaluationJob, task: Task, model: Answering, vocabulary: Vocabulary) -> tuple[Decode, int]:
+    """How a task is answered, and how many encoder positions at a time: fewer where each has several answers."""
+    if job.rank and (classes := classes_of(task.postprocess)):
+        return choosing(model, [vocabulary.encode(one) for one in classes]), max(1, job.batch_tokens // len(classes))
+    decode = decoding(model, job.decode_length, job.beams, job.length_penalty)
+    return decode, max(1, job.batch_tokens // job.beams)
 
 
 def _on_text(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> TaskResult:

@@ -73,6 +73,12 @@ def evaluate(
         config = load_recipe(recipe, [f"run.root={space.root}", *overrides])
         models = [answerer(space, name) for name in what]
         return [row for model in models for row in evaluate_model(space, model, recipe, config, wanted, reporter)]
+    refuse_models_of_no_run(space, what, overrides)
+    return [row for name in what for row in evaluate_run(space, name, wanted, reporter)]
+
+
+def refuse_models_of_no_run(space: Workspace, what: Sequence[str], overrides: Sequence[str]) -> None:
+    """Raise RequestError where a name is not that of a run or of a checkpoint of one, and no recipe says the tasks."""
     if overrides:
         raise RequestError("--set changes a recipe, and none is given: add --recipe RECIPE")
     for name in what:
@@ -83,7 +89,6 @@ def evaluate(
                 "recipe's tasks with --recipe RECIPE"
             )
         run_and_checkpoint(space, name)
-    return [row for name in what for row in evaluate_run(space, name, wanted, reporter)]
 
 
 def evaluate_run(space: Workspace, name: str, wanted: Wanted, reporter: Reporter) -> list[dict[str, Any]]:
@@ -112,7 +117,7 @@ def evaluate_model(
     names = _names(config, wanted, recipe)
     own = str(vocabulary_path(chosen))
     config = config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"path": own})})
-    folder = space.root / "evaluations" / _folder_name(chosen, recipe)
+    folder = space.root / "evaluations" / folder_name(chosen, recipe)
     with disk_full_is_an_answer(space.root, "evaluation"), executor_for(config) as executor:
         prepared = prepare(config, space, executor.map_shards, reporter)
         jobs = [
@@ -194,7 +199,7 @@ def _send(space: Workspace, run: Run, config: Config, reporter: Reporter) -> Non
         reporter.line(f"the results are on disk, and sent to MLflow by whoever works on the run next ({error})")
 
 
-def _folder_name(chosen: Answerer, recipe: str) -> str:
+def folder_name(chosen: Answerer, recipe: str) -> str:
     """A name that a person knows again, and a digest of what exactly was measured."""
     readable = re.sub(r"[^\w.-]+", "-", f"{chosen.name}-{recipe}").strip("-.")[:80]
     return f"{readable}-{xxhash.xxh3_64_hexdigest(f'{chosen.spec} {recipe}'.encode())[:8]}"

@@ -38,7 +38,7 @@ def load_examples(
             if around_answer:
                 window = answer_window(tokens, right, inputs_length - 1, key("window", len(examples)))
                 tokens = tokens if window is None else np.asarray(window)
-            sides = _ended(tokens, inputs_length), _ended(right, targets_length)
+            sides = with_eos(tokens, inputs_length), with_eos(right, targets_length)
             examples.append(EvaluationExample(*sides, json.loads(fields.as_py())))
     if limit is None or limit >= len(examples):
         return examples
@@ -46,8 +46,8 @@ def load_examples(
     return [examples[place] for place in chosen]
 
 
-def _ended(tokens: npt.NDArray[Any], length: int) -> npt.NDArray[np.int32]:
-    """At most so many tokens, the last of which is EOS."""
+def with_eos(tokens: npt.NDArray[Any], length: int) -> Ids:
+    """At most so many ids, the last of which is EOS: as in training."""
     return np.append(tokens[: length - 1], EOS_ID).astype(np.int32)
 
 

@@ -317,6 +317,22 @@ def remount(disk: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)
 
 
+# ---- archives for a benchmark's site ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_an_archive_is_of_one_checkpoint_of_a_run_with_such_tasks(ask: Ask, trained: Path, tmp_path: Path) -> None:
+    def answer(*what: str) -> Answer:
+        return ask("evaluate", *what, "--root", str(trained), "--submission", str(tmp_path / "glue.zip"))
+
+    assert_one_message(answer("done"), 2, "run 'done' has 2 checkpoints", "done@best")
+    assert_one_message(answer("done@4", "done@8"), 2, "of one model, and 2 are named: done@4, done@8")
+    assert_one_message(answer("done@5"), 2, "no checkpoint 'done@5'")
+    assert_one_message(answer("dome@4"), 2, "'dome@4' is no run or checkpoint of one (runs: done)", "--recipe")
+    assert_one_message(answer("done@8"), 2, "'done' has no task of glue or super_glue")
+    assert not list(tmp_path.iterdir())
+
+
 # ---- a port that is taken --------------------------------------------------------------------------------------------
 
 
