@@ -17,6 +17,7 @@ from mixtura.platform.config import Config
 from mixtura.platform.data.answer_window import answer_window
 from mixtura.platform.data.cache import TokenCache, open_cache
 from mixtura.platform.data.cache_store import Copies
+from mixtura.platform.data.filesystems import last_name, shown
 from mixtura.platform.data.vocabulary import EOS_ID, Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
 from mixtura.platform.evaluation.evaluator import (
@@ -82,6 +83,12 @@ class EvaluationJob:
     def name(self) -> str:
         """The task's name."""
         return str(self.task["name"])
+
+    @property
+    def data(self) -> str:
+        """The digest of the examples: that of their cache, and behind it how many were chosen, if not all were."""
+        digest = last_name(self.cache).rpartition("-")[2]
+        return digest if self.limit is None else f"{digest}-{self.limit}"
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -267,13 +274,15 @@ def evaluation_events(
     results = answered(evaluate(ready))
     seconds = time.perf_counter() - started
     run.events.mkdir(exist_ok=True)
-    records = [record for result in results for record in _records(result, step, seconds)]
+    records = [
+        record for job, result in zip(ready, results, strict=True) for record in _records(job, result, step, seconds)
+    ]
     with EventWriter(run.events / f"evaluate-{step:06d}-{jobs[0].named}-{time.time_ns()}.jsonl") as events:
         events.write(*records)
     return results
 
 
-def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationResult]:
+def _records(job: EvaluationJob, result: TaskResult, step: int, seconds: float) -> list[EvaluationResult]:
     return [
         EvaluationResult(
             step=step,
@@ -288,6 +297,8 @@ def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationRe
             examples=result.examples,
             seconds=seconds,
             higher_is_better=metric.higher_is_better,
+            data=job.data,
+            data_source=shown(job.cache),
         )
         for metric in result.metrics
     ]

@@ -75,7 +75,8 @@ class EvaluationResult(Record):
     """One metric of one task for one checkpoint, with its 95 % interval.
 
     The metric that is reported first for a task is its headline. `baseline` is what the trivial answer named by
-    `baseline_rule` reaches; `seconds` is how long the evaluation took.
+    `baseline_rule` reaches; `seconds` is how long the evaluation took. `data` is the digest of the examples that were
+    answered, and `data_source` the place of the cache that they are in.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -91,6 +92,8 @@ class EvaluationResult(Record):
     examples: int | None = None
     seconds: float | None = None
     higher_is_better: bool = True
+    data: str | None = None
+    data_source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -111,18 +111,19 @@ def run(given: list[str], prepared: Prepared) -> Run:
 
 @pytest.mark.slow
 def test_a_checkpoint_answers_texts_greedily_or_by_beam_search(run: Run) -> None:
-    from mixtura.platform.orchestration.ensembles import answerer
+    from mixtura.platform.orchestration.ensembles import answerer, load
     from mixtura.platform.orchestration.predict import answers
 
     checkpoint = answerer(workspace(str(run.path.parent)), str(next(iter(sorted(run.checkpoints.glob("step-*"))))))
+    model = load(checkpoint)
     texts = ["mnli hypothesis: a premise: b", "rte sentence1: a sentence2: b", "mnli hypothesis: c premise: d"]
     told: list[int] = []
-    greedy = answers(checkpoint, texts, decode_length=4, progress=told.append)
+    greedy = answers(*model, texts, decode_length=4, progress=told.append)
     assert told == [1, 2, 3]
-    assert answers(checkpoint, texts, decode_length=4, beams=1, length_penalty=2.0) == greedy
-    searched = answers(checkpoint, texts, decode_length=4, beams=3)
+    assert answers(*model, texts, decode_length=4, beams=1, length_penalty=2.0) == greedy
+    searched = answers(*model, texts, decode_length=4, beams=3)
     assert all(one.log_probability < 0 for one in [*greedy, *searched])
-    alone = answers(checkpoint, texts[1:], decode_length=4, beams=3)
+    alone = answers(*model, texts[1:], decode_length=4, beams=3)
     assert [one.text for one in alone] == [one.text for one in searched[1:]]
     assert [one.log_probability for one in alone] == pytest.approx([one.log_probability for one in searched[1:]])
 

@@ -67,7 +67,7 @@ def write(events: Path, name: str, records: list[Record]) -> None:
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new SQLite store; making its tables takes seconds, so tests copy it."""
-    from mixtura.platform.tracking.mlflow_tracker import connect
+    from mixtura.platform.tracking.mlflow_store import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     connect(f"sqlite:///{path}")
@@ -374,7 +374,7 @@ def test_it_is_quiet_and_leaves_nothing_in_the_working_directory(root: Path) -> 
 
 @pytest.mark.slow
 def test_a_store_that_cannot_be_used_is_one_clear_answer(tmp_path: Path) -> None:
-    from mixtura.platform.tracking.mlflow_tracker import connect
+    from mixtura.platform.tracking.mlflow_store import connect
 
     (tmp_path / "mlflow.db").write_text("this is no database, but quite a long text " * 100)
     with pytest.raises(ResourceError, match=r"tracking store sqlite:.* cannot be used .*MLFLOW_TRACKING_URI"):
@@ -412,17 +412,17 @@ def test_descriptions_are_tables() -> None:
 
 
 def test_the_state_can_be_read_by_a_person(tmp_path: Path) -> None:
-    from mixtura.platform.tracking.mlflow_tracker import _State
+    from mixtura.platform.tracking.mlflow_state import State
 
-    assert _State.load(tmp_path / "absent.json") == _State()
-    positions: Mapping[str, int] = _State().positions
+    assert State.load(tmp_path / "absent.json") == State()
+    positions: Mapping[str, int] = State().positions
     assert positions == {}
 
 
 def test_a_store_whose_making_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    from mixtura.platform.tracking.mlflow_tracker import connect
+    from mixtura.platform.tracking.mlflow_store import connect
 
     uri, search = f"sqlite:///{tmp_path / 'mlflow.db'}", MlflowClient.search_experiments
 
