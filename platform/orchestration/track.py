@@ -9,7 +9,8 @@ from mixtura.platform.config import Config
 from mixtura.platform.orchestration.provenance import provenance, training_data
 from mixtura.platform.orchestration.serve import LOADER
 from mixtura.platform.orchestration.tasks import tasks_of
-from mixtura.platform.tracking.mlflow_store import connect, experiment
+from mixtura.platform.tracking.mlflow_state import State
+from mixtura.platform.tracking.mlflow_store import connect, experiment, is_server
 from mixtura.platform.tracking.mlflow_tracker import MlflowTracker
 from mixtura.platform.workspace import Run, Workspace
 
@@ -50,6 +51,12 @@ def experiment_id(space: Workspace) -> str | None:
     """MLflow's id of the experiment that all runs of a workspace are in; None before the first run."""
     found = connect(space.tracking_uri).get_experiment_by_name(EXPERIMENT)
     return None if found is None else str(found.experiment_id)
+
+
+def runs_on_servers(space: Workspace) -> dict[str, tuple[str, str]]:
+    """The runs that were sent to a tracking server: its address, and the id of their experiment there."""
+    states = {run.name: State.load(run.path / "mlflow.json") for run in space.runs()}
+    return {name: (state.store, state.experiment_id) for name, state in states.items() if is_server(state.store)}
 
 
 def evaluated_tasks(config: Config) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from mixtura.platform.files import exclusive_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
 _SQLITE = "sqlite:///"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
+_OTHER_STORE = "; MLFLOW_TRACKING_URI or tracking.uri names another one, and without both it is the workspace's own"
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 
@@ -41,7 +41,7 @@ def connect(store_uri: str) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     # It logs a traceback of each error that it raises, and what is raised reaches a person in our words.
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
-    with _refusals(store_uri):
+    with refusals_in_words(store_uri, _OTHER_STORE):
         _create_file_store(store_uri)
         client = MlflowClient(store_uri, registry_uri=store_uri)
         client.search_experiments(max_results=1)
@@ -53,7 +53,7 @@ def experiment(store_uri: str, client: MlflowClient, name: str) -> str:
 
     Raises ResourceError where the store lets us read it only.
     """
-    with _refusals(store_uri):
+    with refusals_in_words(store_uri, _OTHER_STORE):
         found = client.get_experiment_by_name(name)
         if found is None:
             # Without it MLflow would name a folder in whatever directory this is; a server knows its own place.
@@ -94,39 +94,41 @@ def shown_uri(store_uri: str) -> str:
 
 
 @contextmanager
-def _refusals(store_uri: str) -> Iterator[None]:
-    """Turn what a store refuses into an answer: which store, why, what to change."""
+def refusals_in_words(store_uri: str, hint: str = "") -> Iterator[None]:
+    """Turn what a store refuses into a ResourceError: which store, why, and what to change."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    store = f"the tracking store {shown_uri(store_uri)}"
     try:
         yield
-    except MlflowException as error:
-        raise ResourceError(f"{store} {_why(error)}") from error
-    except (SQLAlchemyError, OSError) as error:
-        raise ResourceError(f"{store} {_unusable(error)}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+        why = _no_permission(status) or _no_answer(error) or f"cannot be used ({first_line(error)})"
+        raise ResourceError(f"the tracking store {shown_uri(store_uri)} {why}{hint}") from error
 
 
-def _why(error: MlflowException) -> str:
-    status, user = error.get_http_status_code(), os.environ.get(_USER)
+def _no_permission(status: int | None) -> str | None:
+    user = os.environ.get(_USER)
     if status == HTTPStatus.UNAUTHORIZED:
-        given = f"the password of user {user!r} in {_PASSWORD}" if user else f"{_USER} and {_PASSWORD}"
-        found = f"does not know user {user!r} with the password given" if user else "asks for a user and a password"
-        return f"{found}: set {given}"
+        if not user:
+            return f"asks who we are: set {_USER} and {_PASSWORD}"
+        return f"does not know the user {user!r} with this password: set {_USER} and {_PASSWORD} to others"
     if status == HTTPStatus.FORBIDDEN:
-        return (
-            f"does not let user {user!r} write there: ask whoever looks after it for the permission EDIT on the "
-            "experiment, or take another store with MLFLOW_TRACKING_URI or tracking.uri"
-        )
-    return _unusable(error)
+        return f"does not let {f'the user {user!r}' if user else 'us'} write: ask who looks after it for a permission"
+    return None
 
 
-def _unusable(error: Exception) -> str:
-    return (
-        f"cannot be used ({first_line(error)}); check MLFLOW_TRACKING_URI or tracking.uri, or leave both out to use "
-        "the workspace's own store"
-    )
+def _no_answer(error: BaseException) -> str | None:
+    """The reason at the bottom of a failed connection, without what each library wraps around it."""
+    import requests
+
+    chain: list[BaseException] = [error]
+    while (below := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(below)
+    if not any(isinstance(each, requests.exceptions.RequestException) for each in chain):
+        return None
+    reasons = [each.strerror for each in chain if isinstance(each, OSError) and each.strerror]
+    return f"does not answer ({reasons[-1] if reasons else first_line(chain[-1])})"
 
 
 def _create_file_store(store_uri: str) -> None:

@@ -28,7 +28,7 @@ from mixtura.platform.tracking.mlflow_files import log_answers, log_plot
 from mixtura.platform.tracking.mlflow_models import EXTERNAL, Loader, write_model
 from mixtura.platform.tracking.mlflow_registry import version_of
 from mixtura.platform.tracking.mlflow_state import CHECKPOINT_URI, Checkpoint, State
-from mixtura.platform.tracking.mlflow_store import connect, experiment
+from mixtura.platform.tracking.mlflow_store import connect, experiment, refusals_in_words
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -116,9 +116,17 @@ class MlflowTracker:
         return scores(self._state.results, self.split, self.tasks)
 
     def log(self, records: Sequence[Record], positions: Mapping[str, int]) -> None:
-        """Send records; when it returns, MLflow has them and `mlflow.json` says so."""
-        if not records:
-            return
+        """Send records; when it returns, MLflow has them and `mlflow.json` says so.
+
+        Raises ResourceError where the store does not take them.
+        """
+        if records:
+            with refusals_in_words(self.store_uri):
+                self._log(records)
+            self._state.positions = dict(positions)
+            self._save()
+
+    def _log(self, records: Sequence[Record]) -> None:
         self._ensure_run(records[0])
         self._send_curves([record for record in records if isinstance(record, TrainPoint)])
         for record in records:
@@ -137,8 +145,6 @@ class MlflowTracker:
         self._mark_deleted()
         # Files go last: where their place cannot be written to, all numbers are there nevertheless.
         self._send_files(records, results)
-        self._state.positions = dict(positions)
-        self._save()
 
     def _known_state(self, experiment_id: str) -> State:
         """What the last process left, if the store still has that run; otherwise everything is sent from the start."""

@@ -62,11 +62,11 @@ class Sender(ABC):
         """Say what changed: what failed is tried again in every round, so that a round that works has sent it."""
         if error is not None and not self._away:
             self._say(
-                f"the tracking store does not take what is reported ({first_line(error)}): the work goes on, "
-                "and what is reported waits on disk until the store is back"
+                f"{first_line(error)}. The work goes on: what is reported waits on disk, and is sent when the tracking "
+                "store takes it again"
             )
         if error is None and self._away:
-            self._say("the tracking store is back, and has all that was reported meanwhile")
+            self._say("the tracking store is back, and has all that was reported")
         self._away = error is not None
 
     def __enter__(self) -> Self:
@@ -84,8 +84,8 @@ class Sender(ABC):
             # What ended the run is more important than that its last numbers wait on disk for the next attempt.
             if error is None:
                 raise MixturaError(
-                    f"the tracking store did not take the last records of {self.folder} ({first_line(failure)}); "
-                    "they are safe on disk: run the same command again to send them"
+                    f"{first_line(failure)}. The last records of {self.folder} are safe on disk: "
+                    "run the same command again to send them"
                 ) from failure
         else:
             self._note(None)

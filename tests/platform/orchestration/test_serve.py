@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def url(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     try:
         while request(address, "/ping", None)[0] != http.HTTPStatus.OK:
             assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.1)
         yield address
     finally:
         for process in [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]:
