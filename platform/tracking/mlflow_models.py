@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mixtura
-from mixtura.platform.tracking.mlflow_state import CHECKPOINT_URI, Checkpoint
+from mixtura.platform.tracking.mlflow_state import Checkpoint
+from mixtura.platform.tracking.pages import serve_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +35,9 @@ PARAMETERS: Mapping[str, tuple[str, float]] = {
 """What may be asked beside the texts: MLflow's type and what is taken if it is left out, as `mixtura predict` does."""
 EXTERNAL = "mlflow.model.isExternal"
 """MLflow's tag of a model without such files."""
+
+NOTE = "mlflow.note.content"
+"""MLflow's tag that its pages show as the description."""
 
 _EXAMPLE = "translate English to German: That is good."
 
@@ -54,11 +58,10 @@ def write_model(client: MlflowClient, loader: Loader, checkpoint: Checkpoint) ->
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
-    model = client.get_logged_model(checkpoint.model_id)
-    place = checkpoint.path or model.tags.get(CHECKPOINT_URI, "")
-    config = loader.config_of(Path(place)) if place else None
+    config = loader.config_of(Path(checkpoint.path)) if checkpoint.path else None
     if config is None:
         return False
+    model = client.get_logged_model(checkpoint.model_id)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         save_model(
@@ -71,6 +74,7 @@ def write_model(client: MlflowClient, loader: Loader, checkpoint: Checkpoint) ->
             mlflow_model=Model(**_identity(model)),
         )
         client.log_model_artifacts(model.model_id, str(path))
+    client.set_logged_model_tags(model.model_id, {NOTE: _description(model.model_id, checkpoint.path)})
     if EXTERNAL in model.tags:
         client.delete_logged_model_tag(model.model_id, EXTERNAL)
     return True
@@ -82,6 +86,15 @@ def bad_request(text: str) -> Exception:
 
     error: Exception = MlflowException.invalid_parameter_value(text)
     return error
+
+
+def _description(model_id: str, folder: str) -> str:
+    asked = ", ".join(f"`{name}` ({default})" for name, (_, default) in PARAMETERS.items())
+    return (
+        f"Text in, text out: takes a list of texts, or a table with the column `{INPUTS}`; gives `prediction` and "
+        f"`log_probability`. Parameters: {asked}.\n\nTo serve it, where MLFLOW_TRACKING_URI names this store: "
+        f"`{serve_command(model_id)}`. The weights are in `{folder}`."
+    )
 
 
 def _identity(model: LoggedModel) -> dict[str, Any]:

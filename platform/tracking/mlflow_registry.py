@@ -83,9 +83,12 @@ def version_of(client: MlflowClient, model: str, description: str, step: int, ch
     """A checkpoint's version of a registered model; both are made if need be."""
     if not client.search_registered_models(f"name = '{model}'"):
         client.create_registered_model(model, description=f"Checkpoints of the run {description.rpartition('@')[0]}.")
-    # Versions do not give their model's id back, so it is kept as a tag.
+    # Versions do not give their model's id back, so ours keep it as a tag; one made on the pages has it as its source.
     versions = client.search_model_versions(f"name = '{model}'")
-    known = {version.tags.get("model_id"): str(version.version) for version in versions}
+    known = {
+        version.tags.get("model_id", version.source.removeprefix("models:/")): str(version.version)
+        for version in versions
+    }
     return known.get(checkpoint.model_id) or _register(client, model, description, step, checkpoint)
 
 

@@ -1,10 +1,12 @@
 """The MLflow tracker: a run's curves, its checkpoints as models, and which of them are best.
 
     experiment
-      run "quickstart"                      curves, parameters, a table of its checkpoints as description
-        nested run "quickstart@100"         the checkpoint's row in the table behind `pages.checkpoint_link`
-          model "quickstart-step-000100"    its LoggedModel: where the files are, or that they were deleted; headline
-                                            metrics, best for what
+      run "quickstart"                      curves, parameters, training data, the plot of the losses; a table of its
+                                            checkpoints as description
+        nested run "quickstart@100"         the checkpoint's row in the table behind `pages.checkpoint_link`; what it
+                                            was measured on, and a sample of what it answered
+          model "quickstart-step-000100"    its LoggedModel: where the files are, or that they were deleted, and how to
+                                            serve them; headline metrics, best for what
     registered model "quickstart"           aliases champion, best-TASK
 
 Nothing is stored twice and nothing is lost, whenever the process dies: times come from the records, so that MLflow
@@ -25,7 +27,7 @@ from mixtura.platform.tracking import pages
 from mixtura.platform.tracking.aliases import set_aliases
 from mixtura.platform.tracking.mlflow_data import Dataset, log_datasets, measured_on
 from mixtura.platform.tracking.mlflow_files import log_answers, log_plot
-from mixtura.platform.tracking.mlflow_models import EXTERNAL, Loader, write_model
+from mixtura.platform.tracking.mlflow_models import EXTERNAL, NOTE, Loader, write_model
 from mixtura.platform.tracking.mlflow_registry import version_of
 from mixtura.platform.tracking.mlflow_state import CHECKPOINT_URI, Checkpoint, State
 from mixtura.platform.tracking.mlflow_store import connect, experiment, refusals_in_words
@@ -378,13 +380,14 @@ class MlflowTracker:
         return checkpoint.version
 
     def _describe_checkpoint(self, step: int, end_s: float) -> None:
-        run_id = self._state.checkpoints[str(step)].run_id
+        checkpoint = self._state.checkpoints[str(step)]
         results = [result for result in self._state.results if result.step == step]
-        self._client.set_tag(run_id, "mlflow.note.content", pages.checkpoint_description(results))
-        self._client.set_terminated(run_id, end_time=int(end_s * 1000))
+        text = pages.checkpoint_description(f"{self.run_name}@{step}", checkpoint.model_id, results)
+        self._client.set_tag(checkpoint.run_id, NOTE, text)
+        self._client.set_terminated(checkpoint.run_id, end_time=int(end_s * 1000))
 
     def _describe_run(self, found: Sequence[CheckpointScores]) -> None:
-        self._client.set_tag(self.run_id, "mlflow.note.content", pages.run_description(self.run_name, found))
+        self._client.set_tag(self.run_id, NOTE, pages.run_description(self.run_name, found))
         champion = best_on_average(found)
         best = {task: (one, one.value(task)) for task, one in best_per_task(found).items()}
         for what, (one, value) in (best | ({AVERAGE: (champion, champion.average)} if champion else {})).items():
