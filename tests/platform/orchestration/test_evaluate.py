@@ -15,7 +15,7 @@ from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.result import benchmark_lines, result_table
 from mixtura.platform.orchestration.tasks import load_recipe
 from mixtura.platform.orchestration.train import train_recipe
-from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.tracking.records import EvaluationResult, evaluation_results, read_events
 from mixtura.platform.workspace import Run, workspace
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -142,6 +142,16 @@ def test_the_final_table_has_every_row_of_every_split(run: Run) -> None:
     assert line.startswith("GLUE ")
     assert "(1 of 8; missing: glue_cola" in line
     assert "glue_mnli_mismatched" in line
+
+
+@pytest.mark.slow
+def test_results_say_which_examples_they_are_of(run: Run, prepared: Prepared) -> None:
+    results = evaluation_results(read_events(run.events))
+    assert {one.split for one in results} == {"validation", "validation_whole", "test"}
+    for one in results:
+        digest = prepared.caches[one.task].rpartition("-")[2]
+        assert one.data == (f"{digest}-5" if one.split == "validation" else digest)
+        assert one.data_source == prepared.caches[one.task]
 
 
 @pytest.mark.slow
