@@ -80,6 +80,19 @@ class TrainingError(MixturaError):
     """Training cannot go on."""
 
 
+_LONGEST_LINE = 300
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or the beginning of it.
+
+    >>> first_line(OSError("no answer\\nTraceback ..."))
+    'no answer'
+    """
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+
+
 def to_plain(error: MixturaError) -> dict[str, str]:
     """An error as plain values, for the way from one process to another: libraries in between keep only its text.
 

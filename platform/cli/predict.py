@@ -34,7 +34,7 @@ def predict(
     """
     from mixtura.platform.cli.progress import answering_bar
     from mixtura.platform.errors import RequestError
-    from mixtura.platform.orchestration.ensembles import answerer
+    from mixtura.platform.orchestration.ensembles import answerer, load
     from mixtura.platform.orchestration.predict import answers
     from mixtura.platform.workspace import workspace
 
@@ -43,7 +43,7 @@ def predict(
     chosen = answerer(workspace(root), checkpoint)
     given = text or (input_file.read_text() if input_file is not None else sys.stdin.read()).splitlines()
     with answering_bar(len(given)) as progress:
-        found = answers(chosen, given, decode_length, beams, length_penalty, progress)
+        found = answers(*load(chosen), given, decode_length, beams, length_penalty, progress)
     for asked, answer in zip(given, found, strict=True):
         values = {"input": asked, "output": answer.text, "log_probability": answer.log_probability}
         sys.stdout.write((json.dumps(values, ensure_ascii=False) if as_json else answer.text) + "\n")

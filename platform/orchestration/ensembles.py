@@ -79,15 +79,17 @@ def _taken_apart(text: str) -> tuple[Literal["ensemble", "average"], tuple[str, 
 
 
 def load(
-    chosen: Answerer, precision: str = "fp32", device: str = "cpu"
+    chosen: Answerer, precision: str = "fp32", device: str | None = None
 ) -> tuple[T5 | DecoderOnlyT5 | Ensemble, Vocabulary]:
-    """The model and the vocabulary, ready to answer. Models of other vocabularies are refused.
+    """The model and the vocabulary, ready to answer, on a GPU if there is one and no device is named. Models of other
+    vocabularies are refused.
 
     Weights are averaged in fp32, whatever precision the model then answers in.
     """
     import torch
 
     model, vocabulary = _in_fp32(chosen)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return model.to(device=device, dtype=dtype), vocabulary
 

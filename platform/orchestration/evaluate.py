@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mixtura.platform.config import Config
 from mixtura.platform.data.cache import open_cache
 from mixtura.platform.data.cache_store import Copies
+from mixtura.platform.data.filesystems import last_name, shown
 from mixtura.platform.data.postprocessors import classes_of
 from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.data.task import Task
@@ -98,6 +99,12 @@ class EvaluationJob:
         return str(self.task["name"])
 
     @property
+    def data(self) -> str:
+        """The digest of the examples: that of their cache, and behind it how many were chosen, if not all were."""
+        digest = last_name(self.cache).rpartition("-")[2]
+        return digest if self.limit is None else f"{digest}-{self.limit}"
+
+    @property
     def asked(self) -> dict[str, Any]:
         """How answers are decoded, kept with each of them."""
         if self.stream is not None:
@@ -152,7 +159,8 @@ def _judged_splits(config: Config, prepared: Prepared) -> dict[str, tuple[str, .
 
 def _text_job(config: Config, prepared: Prepared, name: str) -> EvaluationJob:
     spec = held_out_spec(config, prepared, name)
-    return replace(job_for(config, name, "validation", prepared.held_out[name]), stream=spec.to_dict())
+    job = job_for(config, name, "validation", prepared.held_out[name])
+    return replace(job, limit=config.evaluation.text_pieces, stream=spec.to_dict())
 
 
 def job_for(config: Config, name: str, split: str, cache: str = "") -> EvaluationJob:
@@ -174,7 +182,7 @@ def job_for(config: Config, name: str, split: str, cache: str = "") -> Evaluatio
     )
 
 
-def run_job(job: EvaluationJob, device: str = "cpu") -> dict[str, Any]:
+def run_job(job: EvaluationJob, device: str | None = None) -> dict[str, Any]:
     """Answer, and judge where right answers are known; returns the numbers (the answers go to their file).
 
     Where a GPU has not enough memory, in smaller batches: nothing but the time depends on them.
@@ -263,7 +271,7 @@ def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | N
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: str, precision: str, device: str) -> tuple[Answering, Vocabulary]:
+def _loaded(checkpoint: str, precision: str, device: str | None) -> tuple[Answering, Vocabulary]:
     return load(Answerer.of_spec(checkpoint), precision, device)
 
 
@@ -300,13 +308,15 @@ def evaluation_events(
     results = answered(evaluate(ready))
     seconds = time.perf_counter() - started
     run.events.mkdir(exist_ok=True)
-    records = [record for result in results for record in _records(result, step, seconds)]
+    records = [
+        record for job, result in zip(ready, results, strict=True) for record in _records(job, result, step, seconds)
+    ]
     with EventWriter(run.events / f"evaluate-{step:06d}-{jobs[0].named}-{time.time_ns()}.jsonl") as events:
         events.write(*records)
     return results
 
 
-def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationResult]:
+def _records(job: EvaluationJob, result: TaskResult, step: int, seconds: float) -> list[EvaluationResult]:
     return [
         EvaluationResult(
             step=step,
@@ -322,6 +332,8 @@ def _records(result: TaskResult, step: int, seconds: float) -> list[EvaluationRe
             seconds=seconds,
             higher_is_better=metric.higher_is_better,
             target_tokens=result.target_tokens,
+            data=job.data,
+            data_source=shown(job.cache),
         )
         for metric in result.metrics
     ]

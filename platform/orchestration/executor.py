@@ -65,9 +65,8 @@ class InlineExecutor:
         import torch
 
         torch.set_num_threads(self.threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        results = [run_job(job, device) for job in jobs]
-        if device != "cpu":
+        results = [run_job(job) for job in jobs]
+        if torch.cuda.is_available():
             forget_model()
         return results
 

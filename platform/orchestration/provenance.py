@@ -9,8 +9,10 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from mixtura.platform.data.filesystems import last_name
+from mixtura.platform.data.cache import is_closed, read_manifest
+from mixtura.platform.data.filesystems import last_name, shown
 from mixtura.platform.data.stream_spec import StreamSpec
+from mixtura.platform.tracking.mlflow_data import Dataset
 from mixtura.platform.workspace import Run
 
 _LIBRARIES = ("mixtura", "torch", "deepspeed", "ray", "sentencepiece", "pyarrow")
@@ -47,14 +49,37 @@ def git_state(folder: Path) -> dict[str, str]:
     }
 
 
+def training_data(run: Run) -> list[Dataset]:
+    """What a run is trained on, a dataset for each task; nothing before its stream is known."""
+    spec = _stream(run)
+    return [
+        Dataset(
+            f"{task.name}/{task.split}",
+            last_name(task.cache).rpartition("-")[2],
+            shown(task.cache),
+            _rows(task.cache, task.split),
+        )
+        for task in (spec.tasks if spec else ())
+    ]
+
+
+def _rows(cache: str, split: str) -> int | None:
+    """How many examples a cache has; None while it is being prepared."""
+    return int(read_manifest(cache)["splits"][split]["rows"]) if is_closed(cache) else None
+
+
 def _data(run: Run) -> dict[str, str]:
     """What the stream is a function of, by digest: all of it, and each task's cache."""
-    path = run.path / "stream.json"
-    if not path.is_file():
+    spec = _stream(run)
+    if spec is None:
         return {}
-    spec = StreamSpec.from_dict(json.loads(path.read_text()))
     caches = {f"mixtura.data.{task.name}": last_name(task.cache) for task in spec.tasks}
     return {"mixtura.stream": spec.fingerprint, **caches}
+
+
+def _stream(run: Run) -> StreamSpec | None:
+    path = run.path / "stream.json"
+    return StreamSpec.from_dict(json.loads(path.read_text())) if path.is_file() else None
 
 
 def _version(name: str) -> str:

@@ -31,7 +31,7 @@ from mixtura.platform.orchestration.search_book import TrialBook
 from mixtura.platform.orchestration.search_report import Report, findings, report_of, show_report, task_shares
 from mixtura.platform.orchestration.search_watch import SearchTracking, SearchWatch
 from mixtura.platform.orchestration.select import checkpoint_path
-from mixtura.platform.orchestration.track import evaluated_tasks
+from mixtura.platform.orchestration.track import evaluated_tasks, refuse_unusable_store
 from mixtura.platform.orchestration.train import describe, executor_for, refuse_bad_request, stop_on_signals
 from mixtura.platform.orchestration.trial import delete_checkpoints
 from mixtura.platform.recipe_files import override_values, recipe_name
@@ -62,6 +62,7 @@ def search_recipe(recipe: str, overrides: Sequence[str], config: Config, reporte
             show_report(done, reporter)
             return done
         refuse_bad_request(space, run, config)
+        refuse_unusable_store(space, config)
         attempt = run.begin(recipe, config, "search")
         describe(run, recipe, config, attempt, reporter)
         try:
@@ -133,7 +134,7 @@ class Search:
         fork_path = None if fork is None else str(checkpoint_path(self.space, fork))
         self.book = TrialBook(self.run.path / "trials", self.config, self.mixtures, prepared, fork_path)
         self.trials = self._trials()
-        with SearchTracking(self.space, self.run, self.config), self._told(), self._stoppable():
+        with SearchTracking(self.space, self.run, self.config, self.reporter.line), self._told(), self._stoppable():
             with self._watched():
                 candidate = self._find()
                 compared = candidate is not None and self._compare(candidate)

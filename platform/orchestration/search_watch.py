@@ -6,10 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from mixtura.platform.config import Config
-from mixtura.platform.errors import MixturaError
 from mixtura.platform.orchestration.helper_thread import HelperThread
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.track import tracker_of
@@ -23,7 +21,7 @@ from mixtura.platform.tracking.records import (
     Record,
     TrainPoint,
 )
-from mixtura.platform.tracking.tracker import Tailer
+from mixtura.platform.tracking.tracker import Sender, Tailer
 from mixtura.platform.workspace import Run, Workspace
 
 _LOOK_EVERY_S = 0.5
@@ -113,16 +111,15 @@ def _begun_at(folder: TrialFolder) -> int:
     return (folder.path / "trial.json").stat().st_mtime_ns
 
 
-class SearchTracking:
+class SearchTracking(Sender):
     """Sends a search and its trials to MLflow from one thread: the search is a run, each trial a run nested in it."""
 
-    def __init__(self, space: Workspace, run: Run, config: Config) -> None:
+    def __init__(self, space: Workspace, run: Run, config: Config, say: Callable[[str], None]) -> None:
+        super().__init__(run.events, say, _SEND_EVERY_S)
         self.space, self.run, self.config = space, run, config
         self._search = Tailer(run.events, lambda: tracker_of(space, run, config))
         self._trials: dict[Path, Tailer[TrialTracker]] = {}
         self._sent: set[Path] = set()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="search-tracking", daemon=True)
 
     def pump(self) -> None:
         """Hand over what is new."""
@@ -146,31 +143,6 @@ class SearchTracking:
             return TrialTracker(inner, config.tracking.log_every, config.training.steps)
 
         return self._trials.setdefault(folder.path, Tailer(folder.path / "events", tracker))
-
-    def _follow(self) -> None:
-        while not self._ended.wait(_SEND_EVERY_S):
-            try:
-                self.pump()
-            except Exception:  # noqa: BLE001, S112  trials go on without their store; the last round raises
-                continue
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        try:
-            self.pump()
-        except Exception as failure:
-            if error is None:
-                raise MixturaError(
-                    f"the tracking store did not take the last records of {self.run.path} ({failure}); "
-                    "they are safe on disk: run the same command again to send them"
-                ) from failure
 
 
 class TrialTracker:

@@ -82,7 +82,7 @@ def place_of(space: Workspace, text: str) -> Path | HubName:
 
 
 def _of_alias(space: Workspace, name: str, alias: str) -> Path:
-    from mixtura.platform.tracking.mlflow_tracker import checkpoint_of_alias
+    from mixtura.platform.tracking.mlflow_registry import checkpoint_of_alias
 
     path = Path(checkpoint_of_alias(space.tracking_uri, name, alias))
     if not path.is_dir():
@@ -164,7 +164,9 @@ def task_named(text: str, tasks: Iterable[str], run: str) -> str:
 
 def promote_checkpoint(space: Workspace, checkpoint: str, alias: str, model: str | None = None) -> str:
     """Give a run's checkpoint a name in the registry, and return how it is called from now on."""
-    from mixtura.platform.tracking.mlflow_tracker import promote
+    from mixtura.platform.orchestration.serve import LOADER
+    from mixtura.platform.orchestration.track import store_uri
+    from mixtura.platform.tracking.mlflow_registry import promote
 
     if not _ALIAS_NAME.fullmatch(alias):
         raise RequestError(
@@ -176,8 +178,8 @@ def promote_checkpoint(space: Workspace, checkpoint: str, alias: str, model: str
     info = _of_run(space, run_name, which)
     run = space.existing_run(run_name)
     verify(info.path)
-    uri = run.config().tracking.uri or space.tracking_uri
-    name, _ = promote(uri, run.path / "mlflow.json", run.name, info.step, alias, model)
+    uri = store_uri(space, run.config())
+    name, _ = promote(uri, run.path / "mlflow.json", run.name, info.step, alias, model, LOADER)
     for other in space.runs():
         if other.path != run.path and f"{name}@{alias}" in read_aliases(other.path):
             set_alias(other.path, name, alias, None)

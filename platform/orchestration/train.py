@@ -41,7 +41,7 @@ from mixtura.platform.orchestration.retention import delete_superseded
 from mixtura.platform.orchestration.select import best_checkpoint, checkpoint_path
 from mixtura.platform.orchestration.starting_model import starting_model, vocabulary_of
 from mixtura.platform.orchestration.tasks import measured_tasks, refuse_unusable, tasks_of
-from mixtura.platform.orchestration.track import tracker_of
+from mixtura.platform.orchestration.track import refuse_unusable_store, tracker_of
 from mixtura.platform.orchestration.watch import Watcher
 from mixtura.platform.orchestration.worker import TrainPlan
 from mixtura.platform.recipe_files import recipe_name
@@ -87,6 +87,7 @@ def train_recipe(recipe: str, config: Config, reporter: Reporter) -> bool:
             show_result(space, run, reporter)
             return True
         refuse_bad_request(space, run, config)
+        refuse_unusable_store(space, config)
         if run.begins_anew(config):
             reporter.line(f"run {run.name!r} was begun with other settings and has no checkpoint yet: it begins anew")
             run.clear()
@@ -190,6 +191,7 @@ class Training:
                 self.reporter.settle()
                 if self.finished:
                     self._measure_best(prepared)
+                    self._plot_losses()
         self._say_the_end()
 
     def _train(self, prepared: Prepared, spec: StreamSpec) -> bool:
@@ -220,7 +222,9 @@ class Training:
 
     def _tracked(self) -> Tailer[MlflowTracker]:
         """Everything that the run reports goes on to MLflow, from this process alone."""
-        return Tailer(self.run.events, lambda: tracker_of(self.space, self.run, self.config), interval_s=2.0)
+        return Tailer(
+            self.run.events, lambda: tracker_of(self.space, self.run, self.config), self.reporter.line, interval_s=2.0
+        )
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -276,10 +280,13 @@ class Training:
             self.reporter.line("the same command goes on from there")
             return
         self.run.set_status("done")
-        plot_losses(read_events(self.run.events), f"Training loss by task, run {self.run.name}", self.run.losses_plot)
         for text in self._data_statistics():
             self.reporter.line(text)
         show_result(self.space, self.run, self.reporter)
+
+    def _plot_losses(self) -> None:
+        """Before the run's end is told, so that whoever follows it finds the picture."""
+        plot_losses(read_events(self.run.events), f"Training loss by task, run {self.run.name}", self.run.losses_plot)
 
     def _data_statistics(self) -> Iterator[str]:
         """What each rank was delivered, and Ray Data's account of its last window, operators only."""

@@ -1,10 +1,12 @@
 """The MLflow tracker: a run's curves, its checkpoints as models, and which of them are best.
 
     experiment
-      run "quickstart"                      curves, parameters, a table of its checkpoints as description
-        nested run "quickstart@100"         the checkpoint's row in the table behind `pages.checkpoint_link`
-          model "quickstart-step-000100"    its LoggedModel: where the files are, or that they were deleted; headline
-                                            metrics, best for what
+      run "quickstart"                      curves, parameters, training data, the plot of the losses; a table of its
+                                            checkpoints as description
+        nested run "quickstart@100"         the checkpoint's row in the table behind `pages.checkpoint_link`; what it
+                                            was measured on, and a sample of what it answered
+          model "quickstart-step-000100"    its LoggedModel: where the files are, or that they were deleted, and how to
+                                            serve them; headline metrics, best for what
     registered model "quickstart"           aliases champion, best-TASK
 
 Nothing is stored twice and nothing is lost, whenever the process dies: times come from the records, so that MLflow
@@ -15,26 +17,29 @@ one piece after every round, says how far the events were taken.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixtura.platform.errors import CheckpointError, ResourceError, UnknownNameError
-from mixtura.platform.files import exclusive_lock, write_json_atomically
 from mixtura.platform.tracking import pages
-from mixtura.platform.tracking.aliases import read_aliases, set_alias, set_aliases
+from mixtura.platform.tracking.aliases import set_aliases
+from mixtura.platform.tracking.mlflow_data import Dataset, log_datasets, measured_on
+from mixtura.platform.tracking.mlflow_files import log_answers, log_plot
+from mixtura.platform.tracking.mlflow_models import EXTERNAL, NOTE, Loader, write_model
+from mixtura.platform.tracking.mlflow_registry import version_of
+from mixtura.platform.tracking.mlflow_state import CHECKPOINT_URI, Checkpoint, State
+from mixtura.platform.tracking.mlflow_store import connect, experiment, refusals_in_words
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
+    EvaluationSkipped,
     Note,
     Record,
     RunFinished,
     RunStarted,
+    SystemPoint,
     TrainPoint,
     evaluation_results,
 )
@@ -47,140 +52,19 @@ from mixtura.platform.tracking.selection import (
     pareto_front,
     scores,
 )
+from mixtura.platform.workspace import Run as Folder
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Metric, Run
 
 MAX_MODEL_METRICS = 30
 """Metrics of a checkpoint's model. MLflow's listing of models loads all of them and slows down with more."""
 
-_KEY, _STEP, _URI = "mixtura.key", "mixtura.step", "checkpoint_uri"
+_KEY, _STEP = "mixtura.key", "mixtura.step"
 _STATUS = {"done": "FINISHED", "resumable": "KILLED", "failed": "FAILED"}
 _BATCH = 1000
 _LOOK_AGAIN_S = 10.0
 _IN_ONE_QUERY = 100
-
-
-_SQLITE = "sqlite:///"
-
-
-def connect(store_uri: str) -> MlflowClient:
-    """A client of a store, which says nothing on the terminal and nothing to anyone else.
-
-    Raises ResourceError where the store cannot be reached.
-    """
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
-        os.environ.setdefault(name, "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # whoever follows a run tries again anyway
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # It logs a traceback of each error that it raises, and what is raised reaches a person in our words.
-    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
-    try:
-        _create_file_store(store_uri)
-        client = MlflowClient(store_uri, registry_uri=store_uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ResourceError(
-            f"the tracking store {store_uri} cannot be used ({reason}); "
-            "check MLFLOW_TRACKING_URI or tracking.uri, or leave both out to use the workspace's own store"
-        ) from error
-    return client
-
-
-def checkpoint_of_alias(store_uri: str, model: str, alias: str) -> str:
-    """The folder of the checkpoint that an alias of a registered model points to."""
-    from mlflow.exceptions import MlflowException
-
-    client = connect(store_uri)
-    try:
-        version = client.get_model_version_by_alias(model, alias)
-    except MlflowException as error:
-        found = client.search_registered_models()
-        if model not in {one.name for one in found}:
-            raise UnknownNameError("registered model", model, [one.name for one in found]) from error
-        known = client.get_registered_model(model).aliases
-        raise UnknownNameError("alias", alias, known, where=f" of the registered model {model!r}") from error
-    place = version.tags.get(_URI) or ""
-    if not place:
-        raise CheckpointError(
-            f"version {version.version} of {model!r}, which alias {alias!r} points to, says nowhere where its files "
-            f"are: no run of ours registered it (its tag {_URI} is missing)"
-        )
-    return str(place)
-
-
-def _create_file_store(store_uri: str) -> None:
-    """Make a SQLite store under another name first: MLflow cannot mend one whose making was cut short, by a kill or a
-    full disk, and would refuse it for ever."""
-    from mlflow import MlflowClient
-
-    path = Path(store_uri.removeprefix(_SQLITE))
-    if not store_uri.startswith(_SQLITE) or path.exists():
-        return
-    with exclusive_lock(path.with_name(f".{path.name}.lock"), "the tracking store is being made", wait=True):
-        if path.exists():
-            return
-        # Another name each time: MLflow remembers what it made under a name, even if the file is gone.
-        made = path.with_name(f".{path.name}.{time.time_ns():x}")
-        try:
-            MlflowClient(f"{_SQLITE}{made}", registry_uri=f"{_SQLITE}{made}").search_experiments(max_results=1)
-            made.replace(path)
-        finally:
-            for leftover in path.parent.glob(f"{made.name}*"):
-                leftover.unlink()
-
-
-@dataclass
-class _Checkpoint:
-    """What MLflow has of a checkpoint."""
-
-    run_id: str
-    model_id: str
-    path: str = ""
-    version: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def metric(self, name: str, value: float, step: int, time_s: float, *, of_model: bool = True) -> Metric:
-        """A metric of its row and, if wanted, of its model. Five digits, as many as a column shows."""
-        from mlflow.entities import Metric
-
-        model = {"model_id": self.model_id, "run_id": self.run_id} if of_model else {}
-        return Metric(name, float(f"{value:.5g}"), int(time_s * 1000), step, **model)
-
-
-@dataclass
-class _State:
-    """What `mlflow.json` holds."""
-
-    store: str = ""
-    experiment_id: str = ""
-    run_id: str = ""
-    positions: dict[str, int] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
-    """The last step sent, by metric. A run that resumed from an earlier checkpoint repeats steps; they are not sent."""
-    loss: float | None = None
-    """The newest training loss."""
-    checkpoints: dict[str, _Checkpoint] = field(default_factory=dict)
-    results: list[EvaluationResult] = field(default_factory=list)
-    averages: dict[str, float] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def load(path: Path) -> _State:
-        if not path.is_file():
-            return _State()
-        values = json.loads(path.read_text())
-        values["checkpoints"] = {step: _Checkpoint(**entry) for step, entry in values["checkpoints"].items()}
-        values["results"] = [EvaluationResult(**entry) for entry in values["results"]]
-        return _State(**values)
 
 
 class MlflowTracker:
@@ -188,28 +72,33 @@ class MlflowTracker:
 
     `store_uri` is "sqlite:////workspace/runs/mlflow.db" or a tracking server. `state_path` is `mlflow.json` in the
     run's folder; if it is lost, everything is sent again and MLflow keeps what it has. `tasks` are those whose results
-    an average over tasks needs. `parent_run_id` nests the run in another one (a trial in its search).
+    an average over tasks needs, `data` the examples that it is trained on. `loader` loads checkpoints where MLflow
+    serves them; without one they cannot be served. `parent_run_id` nests the run in another one (a trial in its
+    search).
     """
 
     def __init__(
         self,
         store_uri: str,
-        experiment: str,
+        experiment_name: str,
         run_name: str,
         state_path: Path,
         *,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         tasks: Sequence[str] = (),
+        data: Sequence[Dataset] = (),
+        loader: Loader | None = None,
         split: str = "validation",
         parent_run_id: str | None = None,
     ) -> None:
         self.store_uri, self.run_name, self.state_path, self.split = store_uri, run_name, state_path, split
-        self.tasks = tuple(tasks)
+        self.tasks, self.loader = tuple(tasks), loader
         self._params = {name: str(value) for name, value in (params or {}).items()}
         self._tags = dict(tags or {}) | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
+        self._data = tuple(data)
         self._client = connect(store_uri)
-        self._state = self._known_state(self._experiment(experiment))
+        self._state = self._known_state(experiment(store_uri, self._client, experiment_name))
         self._aliases_read_s = -_LOOK_AGAIN_S
 
     @property
@@ -231,11 +120,19 @@ class MlflowTracker:
         return scores(self._state.results, self.split, self.tasks)
 
     def log(self, records: Sequence[Record], positions: Mapping[str, int]) -> None:
-        """Send records; when it returns, MLflow has them and `mlflow.json` says so."""
-        if not records:
-            return
+        """Send records; when it returns, MLflow has them and `mlflow.json` says so.
+
+        Raises ResourceError where the store does not take them.
+        """
+        if records:
+            with refusals_in_words(self.store_uri):
+                self._log(records)
+            self._state.positions = dict(positions)
+            self._save()
+
+    def _log(self, records: Sequence[Record]) -> None:
         self._ensure_run(records[0])
-        self._send_curves([record for record in records if isinstance(record, TrainPoint)])
+        self._send_curves([record for record in records if isinstance(record, (TrainPoint, SystemPoint))])
         for record in records:
             if isinstance(record, TrainPoint):
                 self._state.loss = record.metrics.get("loss", self._state.loss)
@@ -247,29 +144,20 @@ class MlflowTracker:
         for record in records:
             if isinstance(record, (RunStarted, RunFinished, Note)):
                 self._send_news(record)
+            elif isinstance(record, EvaluationSkipped) and str(record.step) in self._state.checkpoints:
+                self._tag(self._state.checkpoints[str(record.step)], "evaluation", f"skipped: {record.reason}")
         if results or time.monotonic() - self._aliases_read_s > _LOOK_AGAIN_S:
             self._note_aliases()
         self._mark_deleted()
-        self._state.positions = dict(positions)
-        self._save()
+        # Files go last: where their place cannot be written to, all numbers are there nevertheless.
+        self._send_files(records, results)
 
-    def _experiment(self, name: str) -> str:
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = None
-        if self.store_uri.startswith("sqlite:///"):
-            # Nothing of ours is copied there; without it MLflow would name a folder in whatever directory this is.
-            location = (Path(self.store_uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts").as_uri()
-        return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
-
-    def _known_state(self, experiment_id: str) -> _State:
+    def _known_state(self, experiment_id: str) -> State:
         """What the last process left, if the store still has that run; otherwise everything is sent from the start."""
-        state = _State.load(self.state_path)
+        state = State.load(self.state_path)
         if state.store == self.store_uri and state.run_id and self._is_active(state.run_id):
             return state
-        return _State(store=self.store_uri, experiment_id=experiment_id)
+        return State(store=self.store_uri, experiment_id=experiment_id)
 
     def _is_active(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -295,6 +183,9 @@ class MlflowTracker:
         if self._params:
             self._send_params(self._client.get_run(self.run_id))
             self._params = {}
+        if self._data:
+            log_datasets(self._client, self.run_id, self._data, "training")
+            self._data = ()
 
     def _send_params(self, run: Run) -> None:
         from mlflow.entities import Param
@@ -308,15 +199,20 @@ class MlflowTracker:
         found = self._client.search_runs([self.experiment_id], condition, max_results=1)
         return found[0] if found else None
 
-    def _send_curves(self, points: Iterable[TrainPoint]) -> None:
+    def _send_curves(self, points: Iterable[TrainPoint | SystemPoint]) -> None:
         from mlflow.entities import Metric
 
         metrics, steps = [], dict(self._state.steps)
         for point in points:
+            prefix, step = "", int(point.time_s)
+            if isinstance(point, TrainPoint):
+                step = point.step
+            else:  # on a page of MLflow's for what begins so; its steps are seconds
+                prefix = "system/" if point.node == 0 else f"system/node_{point.node}/"
             for name, value in point.metrics.items():
-                if point.step > steps.get(name, -1):
-                    steps[name] = point.step
-                    metrics.append(Metric(_metric_key(name), value, int(point.time_s * 1000), point.step))
+                if step > steps.get(f"{prefix}{name}", -1):
+                    steps[f"{prefix}{name}"] = step
+                    metrics.append(Metric(_metric_key(f"{prefix}{name}"), value, int(point.time_s * 1000), step))
         self._send(self.run_id, metrics)
         self._state.steps = steps
 
@@ -330,7 +226,7 @@ class MlflowTracker:
             return
         run = self._checkpoint_run(record)
         model = self._checkpoint_model(record, run)
-        checkpoint = _Checkpoint(str(run.info.run_id), str(model.model_id), record.path)
+        checkpoint = Checkpoint(str(run.info.run_id), str(model.model_id), record.path)
         if self._state.loss is not None:
             self._send(checkpoint.run_id, [checkpoint.metric("loss", self._state.loss, record.step, record.time_s)])
         self._state.checkpoints[str(record.step)] = checkpoint
@@ -346,7 +242,7 @@ class MlflowTracker:
             "mlflow.source.name": "mixtura",
             pages.CHECKPOINT_OF: self.run_name,
             _STEP: str(record.step),
-            _URI: record.path,
+            CHECKPOINT_URI: record.path,
         }
         name = f"{self.run_name}@{record.step}"
         run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags, run_name=name)
@@ -363,7 +259,7 @@ class MlflowTracker:
                 self.experiment_id,
                 name=_model_name(self.run_name, record.step),
                 source_run_id=run.info.run_id,
-                tags={_URI: record.path, "mlflow.model.isExternal": "true"},
+                tags={CHECKPOINT_URI: record.path, EXTERNAL: "true"},
                 params={"step": str(record.step)},
                 model_type="checkpoint",
             )
@@ -389,9 +285,19 @@ class MlflowTracker:
             checkpoint, metrics = self._state.checkpoints[str(step)], []
             for result in mine:
                 name = self._name(result)
-                metrics.append(checkpoint.metric(name, result.value, step, result.time_s, of_model=name in headlines))
+                metrics.append(
+                    checkpoint.metric(
+                        name,
+                        result.value,
+                        step,
+                        result.time_s,
+                        of_model=name in headlines,
+                        measured_on=measured_on(result),
+                    )
+                )
                 of_run = _metric_key(f"{result.split}/{result.task}/{result.metric}")
                 curve.append(Metric(of_run, result.value, int(result.time_s * 1000), step))
+            log_datasets(self._client, checkpoint.run_id, filter(None, map(measured_on, mine)), "eval")
             self._send(checkpoint.run_id, metrics)
             self._describe_checkpoint(step, mine[-1].time_s)
         self._send(self.run_id, curve)
@@ -443,7 +349,7 @@ class MlflowTracker:
             if checkpoint.path and path.parent.is_dir():  # otherwise this machine cannot tell
                 self._tag(checkpoint, pages.FILES, "" if path.is_dir() else "deleted")
 
-    def _tag(self, checkpoint: _Checkpoint, name: str, value: str) -> None:
+    def _tag(self, checkpoint: Checkpoint, name: str, value: str) -> None:
         """A tag of a checkpoint's row and of its model; nothing is sent twice."""
         if checkpoint.tags.get(name, "") != value:
             self._client.set_tag(checkpoint.run_id, name, value)
@@ -479,17 +385,18 @@ class MlflowTracker:
         """The checkpoint's version in the registry, registered if need be."""
         checkpoint = self._state.checkpoints[str(step)]
         if checkpoint.version is None:
-            checkpoint.version = _version_of(self._client, self.run_name, f"{self.run_name}@{step}", step, checkpoint)
+            checkpoint.version = version_of(self._client, self.run_name, f"{self.run_name}@{step}", step, checkpoint)
         return checkpoint.version
 
     def _describe_checkpoint(self, step: int, end_s: float) -> None:
-        run_id = self._state.checkpoints[str(step)].run_id
+        checkpoint = self._state.checkpoints[str(step)]
         results = [result for result in self._state.results if result.step == step]
-        self._client.set_tag(run_id, "mlflow.note.content", pages.checkpoint_description(results))
-        self._client.set_terminated(run_id, end_time=int(end_s * 1000))
+        text = pages.checkpoint_description(f"{self.run_name}@{step}", checkpoint.model_id, results)
+        self._client.set_tag(checkpoint.run_id, NOTE, text)
+        self._client.set_terminated(checkpoint.run_id, end_time=int(end_s * 1000))
 
     def _describe_run(self, found: Sequence[CheckpointScores]) -> None:
-        self._client.set_tag(self.run_id, "mlflow.note.content", pages.run_description(self.run_name, found))
+        self._client.set_tag(self.run_id, NOTE, pages.run_description(self.run_name, found))
         champion = best_on_average(found)
         best = {task: (one, one.value(task)) for task, one in best_per_task(found).items()}
         for what, (one, value) in (best | ({AVERAGE: (champion, champion.average)} if champion else {})).items():
@@ -522,68 +429,22 @@ class MlflowTracker:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.time_s))
             self._client.set_tag(self.run_id, f"note {when} UTC", record.text)
 
+    def _send_files(self, records: Sequence[Record], results: Sequence[EvaluationResult]) -> None:
+        """How each checkpoint is loaded and served, a sample of what it answered, and the plot of a run that ended."""
+        for checkpoint in self._state.checkpoints.values():
+            if self.loader is not None and not checkpoint.served:
+                checkpoint.served = write_model(self._client, self.loader, checkpoint)
+        run = Folder(self.state_path.parent)
+        for step in sorted({result.step for result in results}):
+            checkpoint = self._state.checkpoints[str(step)]
+            measured = dict.fromkeys(f"{result.task}.{result.split}" for result in results if result.step == step)
+            folder = run.predictions / Path(checkpoint.path).name
+            log_answers(self._client, checkpoint.run_id, [folder / f"{name}.jsonl" for name in measured])
+        if any(isinstance(record, RunFinished) for record in records):
+            log_plot(self._client, self.run_id, run.losses_plot)
+
     def _save(self) -> None:
-        write_json_atomically(self.state_path, asdict(self._state))
-
-
-def promote(
-    store_uri: str, state_path: Path, run_name: str, step: int, alias: str, model: str | None = None
-) -> tuple[str, str]:
-    """Point an alias of a registered model, by default the run's own, at the checkpoint of a step.
-
-    Returns the model's name and version. `state_path` is the run's `mlflow.json`, which says what MLflow knows of it.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client, state = connect(store_uri), _State.load(state_path)
-    checkpoint = state.checkpoints.get(str(step)) if state.store == store_uri else None
-    if checkpoint is None:
-        raise ResourceError(
-            f"the tracking store {store_uri} has no checkpoint {run_name}@{step} yet: "
-            "run the training command once more, which sends what is missing"
-        )
-    name = model or run_name
-    before = read_aliases(state_path.parent)
-    set_alias(state_path.parent, name, alias, step)
-    try:
-        version = _version_of(client, name, f"{run_name}@{step}", step, checkpoint)
-        client.set_registered_model_alias(name, alias, version)
-    except MlflowException as error:
-        set_alias(state_path.parent, name, alias, before.get(f"{name}@{alias}"))
-        raise ResourceError(f"the registry refused models:/{name}@{alias}: {error.message}") from error
-    # A driver that follows the run may have written down what was there before.
-    set_alias(state_path.parent, name, alias, step)
-    return name, version
-
-
-def _version_of(client: MlflowClient, model: str, description: str, step: int, checkpoint: _Checkpoint) -> str:
-    """A checkpoint's version of a registered model; both are made if need be."""
-    if not client.search_registered_models(f"name = '{model}'"):
-        client.create_registered_model(model, description=f"Checkpoints of the run {description.rpartition('@')[0]}.")
-    # Versions do not give their model's id back, so it is kept as a tag.
-    versions = client.search_model_versions(f"name = '{model}'")
-    known = {version.tags.get("model_id"): str(version.version) for version in versions}
-    return known.get(checkpoint.model_id) or _register(client, model, description, step, checkpoint)
-
-
-def _register(client: MlflowClient, model: str, description: str, step: int, checkpoint: _Checkpoint) -> str:
-    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-
-    logged = client.get_logged_model(checkpoint.model_id)
-    version = client.create_model_version(
-        model,
-        # Not "models:/ID", which the store would look for at the address of the whole process.
-        source=logged.artifact_location,
-        run_id=checkpoint.run_id,
-        tags={"model_id": checkpoint.model_id, _URI: logged.tags.get(_URI, ""), "step": str(step)},
-        description=description,
-        model_id=checkpoint.model_id,
-    )
-    # The pages show a model's versions from this tag; MLflow's own function to register a model sets it too.
-    others = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    versions = [*others, {"name": model, "version": version.version}]
-    client.set_logged_model_tags(checkpoint.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
-    return str(version.version)
+        self._state.save(self.state_path)
 
 
 def _model_name(run_name: str, step: int) -> str:

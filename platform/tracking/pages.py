@@ -17,6 +17,7 @@ from mixtura.platform.tracking.selection import AVERAGE, CheckpointScores, best_
 CHECKPOINT_OF, BEST, PARETO, FILES = "mixtura.checkpoint_of", "best", "pareto", "files"
 VIEW_TAG = "mlflow.sharedViewState."
 MAX_VIEW_CHARACTERS = 20_000
+_RULE, _SPACE = "| --- ", "&emsp;"
 _MODE = "workflowType=machine_learning"  # otherwise the page opens for agents and traces, without models
 
 
@@ -100,7 +101,7 @@ def run_description(run_name: str, found: Sequence[CheckpointScores]) -> str:
     """What stands at the top of the run's page: its checkpoints, best first, and how to use them."""
     tasks, marks = list(best_per_task(found)), best_for(found)
     front = {one.step for one in pareto_front(found)}
-    lines = [_line(["checkpoint", AVERAGE, *tasks, "best for", "Pareto front"]), _line(["---"] * (len(tasks) + 4))]
+    lines = [_line(["checkpoint", AVERAGE, *tasks, "best for", "Pareto front"]), _RULE * (len(tasks) + 4) + "|"]
     for one in found:
         values = [shown(one.average), *(shown(one.value(task)) for task in tasks)]
         on_front = "yes" if one.step in front else ""
@@ -111,10 +112,14 @@ def run_description(run_name: str, found: Sequence[CheckpointScores]) -> str:
     return "\n".join([head + use, "", *lines])
 
 
-def checkpoint_description(results: Sequence[EvaluationResult]) -> str:
-    """What stands on the page of one checkpoint: every metric with its interval, baseline and number of examples."""
+def checkpoint_description(name: str, model_id: str, results: Sequence[EvaluationResult]) -> str:
+    """What stands on the page of one checkpoint: how to use it, and every metric with its interval, baseline and number
+    of examples."""
+    use = (
+        f"To use it: `mixtura predict {name}`, or over HTTP: `{serve_command(model_id)}`. What it answered: Artifacts."
+    )
     head = ["split", "task", "metric", "value", "95 % interval", "trivial baseline", "examples"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [_line(head), _RULE * len(head) + "|"]
     for result in results:
         interval = "-" if result.low is None else f"{shown(result.low)} to {shown(result.high)}"
         examples = "-" if result.examples is None else str(result.examples)
@@ -122,8 +127,14 @@ def checkpoint_description(results: Sequence[EvaluationResult]) -> str:
         lines.append(
             _line([result.split, result.task, result.metric, shown(result.value), interval, baseline, examples])
         )
-    return "\n".join(lines)
+    return "\n".join([use, "", *lines])
+
+
+def serve_command(model_id: str) -> str:
+    """MLflow's command that serves a model of the store that MLFLOW_TRACKING_URI names."""
+    return f"mlflow models serve -m models:/{model_id} --env-manager local"
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    """A row; MLflow's pages put no space between columns, so that each cell brings some."""
+    return "| " + " | ".join(cell.replace("|", "\\|") + _SPACE for cell in cells) + " |"

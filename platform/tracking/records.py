@@ -84,7 +84,8 @@ class EvaluationResult(Record):
     """One metric of one task for one checkpoint, with its 95 % interval.
 
     The metric that is reported first for a task is its headline. `baseline` is what the trivial answer named by
-    `baseline_rule` reaches; `seconds` is how long the evaluation took.
+    `baseline_rule` reaches; `seconds` is how long the evaluation took. `data` is the digest of the examples that were
+    answered, and `data_source` the place of the cache that they are in.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -102,6 +103,8 @@ class EvaluationResult(Record):
     higher_is_better: bool = True
     target_tokens: int | None = None
     """of the right answers, which a loss is over"""
+    data: str | None = None
+    data_source: str | None = None
 
 
 @dataclass(frozen=True)

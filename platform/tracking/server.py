@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mixtura.platform.errors import ResourceError
+from mixtura.platform.tracking.mlflow_store import artifact_folder
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -66,6 +67,9 @@ def serve_ui(store_uri: str, port: int | None = None, *, log: Path | None = None
     """
     chosen = _free_port() if port is None else _checked(port)
     command = [sys.executable, "-c", _MLFLOW, "server", "--backend-store-uri", store_uri]
+    folder = artifact_folder(store_uri)
+    if folder is not None:  # for those who give it files over HTTP; otherwise a folder of the working directory
+        command += ["--artifacts-destination", str(folder)]
     command += ["--host", HOST, "--port", str(chosen), "--workers", "1"]
     # The server would otherwise run jobs for agents and report its use.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -124,9 +124,9 @@ def train_only() -> Callable[[Config, Executor], Path]:
 def mixtura(repository: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts `mixtura ...` as a process of its own; what it started is ended after the test."""
     started: list[Command] = []
-    environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
 
     def start(*arguments: str) -> Command:
+        environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
         output = tmp_path / f"output-{len(started)}.txt"
         with open(output, "wb") as file:
             process = subprocess.Popen(

@@ -16,7 +16,7 @@ from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.result import benchmark_lines, result_table
 from mixtura.platform.orchestration.tasks import load_recipe
 from mixtura.platform.orchestration.train import train_recipe
-from mixtura.platform.tracking.records import EvaluationResult, read_events
+from mixtura.platform.tracking.records import EvaluationResult, evaluation_results, read_events
 from mixtura.platform.workspace import Run, workspace
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -112,18 +112,19 @@ def run(given: list[str], prepared: Prepared) -> Run:
 
 @pytest.mark.slow
 def test_a_checkpoint_answers_texts_greedily_or_by_beam_search(run: Run) -> None:
-    from mixtura.platform.orchestration.ensembles import answerer
+    from mixtura.platform.orchestration.ensembles import answerer, load
     from mixtura.platform.orchestration.predict import answers
 
     checkpoint = answerer(workspace(str(run.path.parent)), str(next(iter(sorted(run.checkpoints.glob("step-*"))))))
+    model = load(checkpoint)
     texts = ["mnli hypothesis: a premise: b", "rte sentence1: a sentence2: b", "mnli hypothesis: c premise: d"]
     told: list[int] = []
-    greedy = answers(checkpoint, texts, decode_length=4, progress=told.append)
+    greedy = answers(*model, texts, decode_length=4, progress=told.append)
     assert told == [1, 2, 3]
-    assert answers(checkpoint, texts, decode_length=4, beams=1, length_penalty=2.0) == greedy
-    searched = answers(checkpoint, texts, decode_length=4, beams=3)
+    assert answers(*model, texts, decode_length=4, beams=1, length_penalty=2.0) == greedy
+    searched = answers(*model, texts, decode_length=4, beams=3)
     assert all(one.log_probability < 0 for one in [*greedy, *searched])
-    alone = answers(checkpoint, texts[1:], decode_length=4, beams=3)
+    alone = answers(*model, texts[1:], decode_length=4, beams=3)
     assert [one.text for one in alone] == [one.text for one in searched[1:]]
     assert [one.log_probability for one in alone] == pytest.approx([one.log_probability for one in searched[1:]])
 
@@ -142,6 +143,16 @@ def test_the_final_table_has_every_row_of_every_split(run: Run) -> None:
     assert line.startswith("GLUE ")
     assert "(1 of 8; missing: glue_cola" in line
     assert "glue_mnli_mismatched" in line
+
+
+@pytest.mark.slow
+def test_results_say_which_examples_they_are_of(run: Run, prepared: Prepared) -> None:
+    results = evaluation_results(read_events(run.events))
+    assert {one.split for one in results} == {"validation", "validation_whole", "test"}
+    for one in results:
+        digest = prepared.caches[one.task].rpartition("-")[2]
+        assert one.data == (f"{digest}-5" if one.split == "validation" else digest)
+        assert one.data_source == prepared.caches[one.task]
 
 
 @pytest.mark.slow

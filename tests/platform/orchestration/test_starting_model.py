@@ -18,6 +18,7 @@ from mixtura.models.t5 import T5Config, create_model
 from mixtura.platform.config import Config
 from mixtura.platform.errors import CheckpointError, MixturaError, RequestError
 from mixtura.platform.orchestration.ensembles import answerer
+from mixtura.platform.orchestration.ensembles import load as loaded
 from mixtura.platform.orchestration.predict import answers
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.tasks import load_recipe
@@ -355,5 +356,5 @@ def test_any_folder_of_hugging_face_answers_and_sentinels_go_in_and_come_out(
     tensors["shared.weight"][:, 0] = 1
     tensors["lm_head.weight"][sentinel, 0] = 1
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    (answer,) = answers(answerer(workspace(str(tmp_path)), str(source)), ["a <extra_id_0> b"], 3)
+    (answer,) = answers(*loaded(answerer(workspace(str(tmp_path)), str(source))), ["a <extra_id_0> b"], 3)
     assert answer.text == "<extra_id_7> <extra_id_7> <extra_id_7>"

@@ -392,7 +392,7 @@ def test_checkpoints_answer_together_by_their_logits_or_their_weights(short: Pat
     space, texts = workspace(str(short.parent)), ["module docstring: Return the size.", "name docstring: x"]
 
     def said(name: str) -> list[str]:
-        return [one.text for one in answers(answerer(space, name), texts, 6)]
+        return [one.text for one in answers(*load(answerer(space, name)), texts, 6)]
 
     alone = said("short@8")
     for kind in ("ensemble", "average"):
@@ -409,7 +409,7 @@ def test_what_cannot_answer_together_is_told(short: Path, train: Train, tmp_path
     with pytest.raises(RequestError, match="give two or more checkpoints, as in ensemble:base@1000,base@2000"):
         answerer(space, "ensemble:short@8")
     train("wider", "model.d_ff=96", "training.steps=1", "evaluation.when=after")
-    assert answers(answerer(space, "ensemble:short@8,wider@1"), ["a"], 3)
+    assert answers(*load(answerer(space, "ensemble:short@8,wider@1")), ["a"], 3)
     with pytest.raises(RequestError, match="have other shapes.*ensemble:short@8,wider@1"):
         load(answerer(space, "average:short@8,wider@1"))
     other = tmp_path / "other"

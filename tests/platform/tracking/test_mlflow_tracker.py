@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ import pytest
 from mixtura.platform.errors import ResourceError
 from mixtura.platform.tracking import pages
 from mixtura.platform.tracking.aliases import read_aliases
+from mixtura.platform.tracking.mlflow_data import Dataset
+from mixtura.platform.tracking.mlflow_registry import checkpoint_of_alias
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
     EvaluationResult,
@@ -67,7 +71,7 @@ def write(events: Path, name: str, records: list[Record]) -> None:
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new SQLite store; making its tables takes seconds, so tests copy it."""
-    from mixtura.platform.tracking.mlflow_tracker import connect
+    from mixtura.platform.tracking.mlflow_store import connect
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     connect(f"sqlite:///{path}")
@@ -119,7 +123,11 @@ def contents(root: Path) -> dict[str, set[tuple[Any, ...]]]:
         rows = {name: store.execute(query).fetchall() for name, query in queries.items()}
     for name, found in rows.items():
         assert len(found) == len(set(found)), f"{name} are stored twice"
-    return {name: set(found) for name, found in rows.items()}
+    return {name: {tuple(map(without_ids, row)) for row in found} for name, found in rows.items()}
+
+
+def without_ids(value: Any) -> Any:
+    return re.sub(r"m-[0-9a-f]{32}", "m-ID", value) if isinstance(value, str) else value
 
 
 def finish(root: Path) -> None:
@@ -196,6 +204,8 @@ def test_what_people_name_on_the_pages_is_written_down_beside_the_run(root: Path
     client.create_registered_model("answers")
     version = client.create_model_version("answers", source=of_100.artifact_location, run_id=of_100.source_run_id)
     client.set_registered_model_alias("answers", "production", version.version)
+    place = checkpoint_of_alias(f"sqlite:///{root}/mlflow.db", "answers", "production")
+    assert place == "/runs/demo/checkpoints/step-000100"
     client.delete_registered_model_alias("demo", "champion")
     write(root / "demo" / "events", "note.jsonl", [Note("on we go", time_s=START_S + 400)])
     send(root)
@@ -257,6 +267,83 @@ def test_the_named_view_has_the_sort_and_the_columns(root: Path) -> None:
         "tags.`pareto`",
         "tags.`files`",
     ]
+
+
+@pytest.mark.slow
+def test_metrics_name_the_data_that_they_were_measured_on_and_runs_what_they_trained_on(root: Path) -> None:
+    results = [
+        replace(record, data=f"3f0c-{record.task}", data_source=f"/caches/{record.task}", time_s=START_S + 310)
+        for record in evaluation(200)
+        if isinstance(record, EvaluationResult)
+    ]
+    write(root / "demo" / "events", "again.jsonl", [*results])
+    trained = [Dataset("rte/train", "77aa", "s3://bucket/rte", 2490), Dataset("squad/train", "88bb", "/caches/squad")]
+    for _ in range(2):
+        send(root, data=trained)
+        (root / "demo" / "mlflow.json").unlink()
+    with sqlite3.connect(root / "mlflow.db") as store:
+        metrics = store.execute(
+            "select name, metric_name, dataset_name, dataset_digest from logged_model_metrics "
+            "join logged_models using (model_id) where dataset_name is not null"
+        ).fetchall()
+        inputs = store.execute(
+            "select r.name, d.name, d.digest, d.dataset_source_type, d.dataset_source, d.dataset_profile, t.value "
+            "from datasets d join inputs i on i.source_id = d.dataset_uuid "
+            "join runs r on r.run_uuid = i.destination_id join input_tags t using (input_uuid)"
+        ).fetchall()
+    assert sorted(metrics) == [
+        ("demo-step-000200", "rte/accuracy", "rte/validation", "3f0c-rte"),
+        ("demo-step-000200", "squad/accuracy", "squad/validation", "3f0c-squad"),
+    ]
+    rows, source = '{"num_rows": 200}', '{"uri": "/caches/%s"}'
+    assert sorted(inputs, key=str) == [
+        ("demo", "rte/train", "77aa", "s3", '{"uri": "s3://bucket/rte"}', '{"num_rows": 2490}', "training"),
+        ("demo", "squad/train", "88bb", "local", source % "squad", None, "training"),
+        ("demo@200", "rte/validation", "3f0c-rte", "local", source % "rte", rows, "eval"),
+        ("demo@200", "squad/validation", "3f0c-squad", "local", source % "squad", rows, "eval"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_answers_and_the_plot_are_on_the_pages_once(root: Path) -> None:
+    answer = {"inputs": "in " * 999, "targets": "yes", "prediction": "no", "log_probability": -0.5, "scores": {"f1": 0}}
+    answers = root / "demo" / "predictions" / "step-000300" / "rte.validation.jsonl"
+    answers.parent.mkdir(parents=True)
+    answers.write_text(f"{json.dumps(answer)}\n" * 5000)
+    (root / "demo" / "losses.png").write_bytes(b"a picture")
+    finish(root)
+    for _ in range(2):
+        tracker = send(root)
+        (root / "demo" / "mlflow.json").unlink()
+    files = [path for path in (root / "mlflow-artifacts").rglob("*") if path.is_file()]
+    table, picture = sorted(files, key=lambda path: path.suffix)
+    assert (picture.name, picture.read_bytes()) == ("losses.png", b"a picture")
+    assert table.relative_to(root / "mlflow-artifacts").parts[1:] == ("artifacts", "predictions", "rte.validation.json")
+    found = json.loads(table.read_text())
+    assert found["columns"] == ["inputs", "targets", "prediction", "log_probability", "f1"]
+    assert len(found["data"]) == 100
+    assert found["data"][0][1:] == ["yes", "no", -0.5, 0]
+    assert len(found["data"][0][0]) == 1003
+    shown = {(name, value) for name, key, value in contents(root)["tags"] if key == "mlflow.loggedArtifacts"}
+    assert shown == {("demo@300", '[{"path": "predictions/rte.validation.json", "type": "table"}]')}
+    assert tracker.run_id
+
+
+@pytest.mark.slow
+def test_a_place_for_files_that_cannot_be_written_to_keeps_no_number_back(root: Path) -> None:
+    (root / "mlflow-artifacts").write_text("a file where a folder should be")
+    (root / "demo" / "losses.png").write_bytes(b"a picture")
+    finish(root)
+    tailer = Tailer(root / "demo" / "events", lambda: tracker_of(root))
+    with pytest.raises(ResourceError, match="tracking store sqlite:.* cannot be used"):
+        tailer.pump()
+    found = contents(root)
+    assert ("demo", "FINISHED", int(START_S * 1000)) in found["runs"]
+    assert ("demo@300", "rte/accuracy", 60.0) in {(name, key, value) for name, key, value, _, _ in found["metrics"]}
+    (root / "mlflow-artifacts").unlink()
+    tailer.pump()
+    assert contents(root) == found
+    assert list((root / "mlflow-artifacts").rglob("losses.png"))
 
 
 @pytest.mark.slow
@@ -374,12 +461,12 @@ def test_it_is_quiet_and_leaves_nothing_in_the_working_directory(root: Path) -> 
 
 @pytest.mark.slow
 def test_a_store_that_cannot_be_used_is_one_clear_answer(tmp_path: Path) -> None:
-    from mixtura.platform.tracking.mlflow_tracker import connect
+    from mixtura.platform.tracking.mlflow_store import connect
 
     (tmp_path / "mlflow.db").write_text("this is no database, but quite a long text " * 100)
     with pytest.raises(ResourceError, match=r"tracking store sqlite:.* cannot be used .*MLFLOW_TRACKING_URI"):
         connect(f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(ResourceError, match=r"tracking store http://127.0.0.1:9 cannot be used"):
+    with pytest.raises(ResourceError, match=r"tracking store http://127.0.0.1:9 does not answer .Connection refused."):
         connect("http://127.0.0.1:9")
 
 
@@ -398,7 +485,7 @@ def test_descriptions_are_tables() -> None:
     records: list[Record] = [record for step in SCORES for record in evaluation(step)]
     lines = pages.run_description("demo", scores(records)).splitlines()
     assert lines[0].startswith("Best on average: **demo@300** (65).")
-    assert lines[2:] == [
+    assert [line.replace("&emsp;", "") for line in lines[2:]] == [
         "| checkpoint | average | rte | squad | best for | Pareto front |",
         "| --- | --- | --- | --- | --- | --- |",
         "| demo@300 | 65 | 60 | 70 | average, squad | yes |",
@@ -406,23 +493,24 @@ def test_descriptions_are_tables() -> None:
         "| demo@200 | 50 | 70 | 30 | rte | yes |",
     ]
     results = [record for record in evaluation(100) if isinstance(record, EvaluationResult)]
-    assert pages.checkpoint_description(results).splitlines()[2] == (
-        "| validation | rte | accuracy | 50 | 45 to 55 | - | 200 |"
-    )
+    use, _, _, _, first, *_ = pages.checkpoint_description("demo@100", "m-7", results).splitlines()
+    assert "`mixtura predict demo@100`" in use
+    assert "`mlflow models serve -m models:/m-7 --env-manager local`" in use
+    assert first.replace("&emsp;", "") == "| validation | rte | accuracy | 50 | 45 to 55 | - | 200 |"
 
 
 def test_the_state_can_be_read_by_a_person(tmp_path: Path) -> None:
-    from mixtura.platform.tracking.mlflow_tracker import _State
+    from mixtura.platform.tracking.mlflow_state import State
 
-    assert _State.load(tmp_path / "absent.json") == _State()
-    positions: Mapping[str, int] = _State().positions
+    assert State.load(tmp_path / "absent.json") == State()
+    positions: Mapping[str, int] = State().positions
     assert positions == {}
 
 
 def test_a_store_whose_making_was_cut_short_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    from mixtura.platform.tracking.mlflow_tracker import connect
+    from mixtura.platform.tracking.mlflow_store import connect
 
     uri, search = f"sqlite:///{tmp_path / 'mlflow.db'}", MlflowClient.search_experiments
 

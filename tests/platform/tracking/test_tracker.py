@@ -47,26 +47,51 @@ def test_records_are_handed_over_while_the_run_goes_on(tmp_path: Path) -> None:
     assert tracker.records == NOTES
 
 
-def test_a_store_that_is_away_for_a_while_loses_nothing(tmp_path: Path) -> None:
-    tracker = ListTracker(failures=3)
-    with EventWriter(tmp_path / "a.jsonl") as events, Tailer(tmp_path, lambda: tracker, interval_s=0.01) as tailer:
+def test_a_store_that_is_away_for_a_while_loses_nothing_and_is_told_of_once(tmp_path: Path) -> None:
+    tracker, said = ListTracker(failures=3), list[str]()
+    with EventWriter(tmp_path / "a.jsonl") as events, Tailer(tmp_path, lambda: tracker, said.append, interval_s=0.01):
         events.write(*NOTES)
         deadline = time.monotonic() + 10
-        while not tracker.records and time.monotonic() < deadline:
+        while len(said) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert tailer.last_error is None or not tracker.records
     assert tracker.records == NOTES
+    away, back = said
+    assert "the store is away" in away
+    assert "waits on disk" in away
+    assert "is back" in back
+
+
+def test_a_store_that_is_back_in_the_last_round_is_told_of_too(tmp_path: Path) -> None:
+    tracker, said = ListTracker(failures=1), list[str]()
+    with EventWriter(tmp_path / "a.jsonl") as events:
+        events.write(*NOTES)
+    with Tailer(tmp_path, lambda: tracker, said.append, interval_s=0.01):
+        deadline = time.monotonic() + 10
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert len(said) == 2
+    assert tracker.records == NOTES
+
+
+def test_a_store_that_is_always_there_is_not_told_of(tmp_path: Path) -> None:
+    said = list[str]()
+    with EventWriter(tmp_path / "a.jsonl") as events, Tailer(tmp_path, ListTracker, said.append, interval_s=0.01):
+        events.write(*NOTES)
+    assert said == []
 
 
 def test_a_store_that_stays_away_is_told_at_the_end_and_hides_no_other_error(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "a.jsonl") as events:
         events.write(*NOTES)
     with (
-        pytest.raises(MixturaError, match=r"did not take .*the store is away.*safe on disk.*same command"),
+        pytest.raises(MixturaError, match=r"the store is away.*safe on disk.*same command"),
         Tailer(tmp_path, lambda: ListTracker(failures=99), interval_s=60),
     ):
         pass
-    with pytest.raises(ValueError, match="training broke"), Tailer(tmp_path, lambda: ListTracker(failures=99), 60):
+    with (
+        pytest.raises(ValueError, match="training broke"),
+        Tailer(tmp_path, lambda: ListTracker(failures=99), interval_s=60),
+    ):
         raise ValueError("training broke")
 
 
