@@ -7,6 +7,7 @@ runs/
     config.yaml           the whole resolved configuration of the last attempt
     run.json              recipe, identity hash, status
     stream.json           what the mixture stream is a function of
+    provenance.json       code, libraries and data of the last attempt
     events/*.jsonl        everything that the run reports
     checkpoints/step-N/   committed checkpoints
     predictions/          what the checkpoints answered

@@ -12,6 +12,7 @@ from pathlib import Path
 from mixtura.platform.data.cache import is_closed, read_manifest
 from mixtura.platform.data.filesystems import last_name, shown
 from mixtura.platform.data.stream_spec import StreamSpec
+from mixtura.platform.files import write_json_atomically
 from mixtura.platform.tracking.mlflow_data import Dataset
 from mixtura.platform.workspace import Run
 
@@ -22,7 +23,18 @@ _COMMIT = "mlflow.source.git.commit"
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """Tags of a run in MLflow, as far as they are known now."""
+    """What is known of the run's last attempt; of a run that keeps none, what is so now."""
+    kept = run.path / "provenance.json"
+    return dict(json.loads(kept.read_text())) if kept.is_file() else _found(run)
+
+
+def keep_provenance(run: Run) -> None:
+    """Write down where the attempt that begins now comes from: later the code may be another."""
+    write_json_atomically(run.path / "provenance.json", _found(run))
+
+
+def _found(run: Run) -> dict[str, str]:
+    """By the names of tags in MLflow."""
     facts = {
         "mixtura.folder": str(run.path),
         "mixtura.recipe": str(run.facts().get("recipe", "")),

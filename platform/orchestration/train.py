@@ -35,6 +35,7 @@ from mixtura.platform.orchestration.mixture import (
 from mixtura.platform.orchestration.prepare import Prepared, prepare
 from mixtura.platform.orchestration.prepare_plan import prepared_later, refuse_unfit_lengths, refuse_waiting_in_vain
 from mixtura.platform.orchestration.preparer import Preparer
+from mixtura.platform.orchestration.provenance import keep_provenance
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.result import benchmark_lines, next_commands, result_table, summary_line
 from mixtura.platform.orchestration.retention import delete_superseded
@@ -182,6 +183,7 @@ class Training:
         )
         with Preparer(prepared.pending, self.executor, self.reporter) as preparer:
             spec = self._show_mixture(prepared)
+            keep_provenance(self.run)
             self.run.stop_sign.unlink(missing_ok=True)
             with self._tracked(), self._told(), Watcher(self.run, self.config.training.steps, self.reporter) as watcher:
                 with stop_on_signals(self.run, self.reporter):

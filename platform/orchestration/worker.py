@@ -32,13 +32,16 @@ from mixtura.platform.orchestration.starting_model import load_starting_weights
 from mixtura.platform.orchestration.watchdog import Launch, Watchdog
 from mixtura.platform.tracking.records import (
     CheckpointCommitted,
+    EvaluationSkipped,
     EventWriter,
     Note,
     TrainPoint,
     read_events,
 )
 from mixtura.platform.tracking.selection import settled_steps
+from mixtura.platform.training.checkpoint import MANIFEST as CHECKPOINT_MANIFEST
 from mixtura.platform.training.checkpoint import (
+    CheckpointInfo,
     folder_name,
     latest_verified,
     list_checkpoints,
@@ -307,7 +310,7 @@ class Rank:
             if info.step <= step and info.step not in reported:
                 events.write(CheckpointCommitted(info.step, str(info.path)))
             if info.step <= step and info.step not in settled and self.config.evaluation.when == "pause":
-                self.evaluate(info.path, info.step)
+                self._evaluate(info, events)
 
     def _committed(self, writer: CheckpointWriter, events: EventWriter | None, watchdog: Watchdog) -> None:
         """Report what was committed since the last call; evaluate it where training is to pause for that."""
@@ -319,8 +322,17 @@ class Rank:
             events.write(CheckpointCommitted(info.step, str(info.path)))
             if pauses:
                 with watchdog.paused():
-                    self.evaluate(info.path, info.step)
+                    self._evaluate(info, events)
         delete_superseded(self.run, self.config)
+
+    def _evaluate(self, info: CheckpointInfo, events: EventWriter) -> None:
+        """Evaluate a checkpoint, unless somebody deletes it meanwhile: that is no reason to end the training."""
+        try:
+            self.evaluate(info.path, info.step)
+        except Exception:
+            if (info.path / CHECKPOINT_MANIFEST).is_file():
+                raise
+            events.write(EvaluationSkipped(info.step, "its files are gone"))
 
     def _settings(self, reader: RankStream, model: TextToText) -> LoopSettings:
         spec, training = reader.stream.spec, self.config.training

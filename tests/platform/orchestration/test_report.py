@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_it_says_what_was_trained_on_and_what_it_cost(space: Workspace) -> None:
     assert cost["money"].endswith("at 3 for an hour of a worker")
     assert values["loss_curve"].startswith("<svg")
     assert [row["what"] for row in values["events"]][:2] == ["attempt 1 began", "checkpoint of step 4"]
+
+
+def test_it_says_where_the_run_came_from_and_not_the_report(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = report_values(space.run("base"))["provenance"]
+    assert {row["what"] for row in before} >= {"mixtura.version.torch", "mixtura.stream", "mixtura.recipe"}
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    assert report_values(space.run("base"))["provenance"] == before
 
 
 def test_answers_are_shown_as_they_were_given_whatever_they_hold(space: Workspace, tmp_path: Path) -> None:
