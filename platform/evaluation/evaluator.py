@@ -34,8 +34,7 @@ Score = Callable[[Ids, Ids], Sequence[float]]
 """Padded inputs and padded targets to the targets' log-probabilities."""
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What a model answered, and the log-probabilities that it gives this answer and the right one, ends included."""
 
     text: str
@@ -89,24 +88,6 @@ class TaskResult:
     """One record an example: inputs, targets, prediction (text), its log_probability and that of the targets, how many
     tokens these have, answer and right_answer as metrics take them, scores by metric. Of text: inputs, targets and what
     is known of these."""
-
-
-def evaluate_task(
-    task: Task,
-    split: str,
-    examples: Sequence[EvaluationExample],
-    decode: Decode,
-    text_of: Callable[[Sequence[int]], str],
-    *,
-    batch_tokens: int,
-    baselines: Mapping[str, Baseline] | None = None,
-) -> TaskResult:
-    """Answer all examples, longest first so that batches hold little padding, and judge the answers in their order."""
-    started = time.perf_counter()
-    rows, targets = [example.ids for example in examples], [example.targets for example in examples]
-    predictions = dict(predict(rows, decode, text_of, batch_tokens, targets))
-    ordered = [predictions[place] for place in range(len(examples))]
-    return judged(task, split, examples, ordered, time.perf_counter() - started, baselines or {})
 
 
 def predict(

@@ -26,12 +26,12 @@ from mixtura.platform.evaluation.intervals import bounds_shown
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
 from mixtura.platform.orchestration.ensembles import Answerer, answerer, vocabulary_path
 from mixtura.platform.orchestration.evaluate import (
-    EvaluationJob,
     answered,
     evaluation_events,
     final_jobs_for,
     jobs_for,
 )
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.executor import Executor
 from mixtura.platform.orchestration.prepare import Prepared, prepare
 from mixtura.platform.orchestration.reporter import Reporter

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events
+from mixtura.platform.orchestration.evaluate import evaluation_events
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.helper_thread import HelperThread
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.tracking.records import EvaluationSkipped, EventReader, EventWriter

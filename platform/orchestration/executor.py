@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mixtura.platform.data.lanes import InlineBlocks
-from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, forget_model, run_job
+from mixtura.platform.orchestration.evaluate import evaluation_events
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob, forget_model, run_job
 from mixtura.platform.orchestration.watchdog import Interruption
 from mixtura.platform.orchestration.worker import Rank, TrainPlan
 

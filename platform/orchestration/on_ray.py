@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from mixtura.platform.files import write_json_atomically
 from mixtura.platform.orchestration.block_pipeline import quiet_data
 from mixtura.platform.orchestration.blocks import RayBlocks, refuse_too_few_blocks
 from mixtura.platform.orchestration.cluster import Ledger
-from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, forget_model, run_job
+from mixtura.platform.orchestration.evaluate import evaluation_events
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob, forget_model, in_parts, run_job
 from mixtura.platform.orchestration.executor import Job
 from mixtura.platform.orchestration.failures import (
     MEMORY_RAN_OUT,
@@ -196,16 +198,28 @@ class Evaluator:
 
 
 def evaluate_on(evaluators: Sequence[Any], jobs: Sequence[EvaluationJob]) -> list[Job]:
-    """Jobs on actors, each taking the next one when it is free; results in the order of the jobs."""
+    """Jobs on actors, each taking the next one when it is free; results in the order of the jobs. Large ones are
+    answered in parts, and judged when all parts are there."""
     import ray
     from ray.util import ActorPool
 
+    def run(some: Sequence[EvaluationJob]) -> list[Job]:
+        return list(ActorPool(evaluators).map(lambda actor, job: actor.run.remote(job.__dict__), some))
+
+    jobs = in_parts(jobs, len(evaluators))
+    parts = [replace(job, part=part) for job in jobs if job.parts > 1 for part in range(job.parts)]
+    whole = [job for job in jobs if job.parts == 1]
     try:
-        results: list[Job] = list(ActorPool(evaluators).map(lambda actor, job: actor.run.remote(job.__dict__), jobs))
+        of_whole = iter(run([*parts, *whole])[len(parts) :])
+        of_parts = iter(run([job for job in jobs if job.parts > 1]))
         ray.get([actor.release.remote() for actor in evaluators])
     except ray.exceptions.RayTaskError as error:
         raise _own_error(error) from None
-    return results
+    finally:
+        for job in jobs:
+            for path in job.part_files if job.parts > 1 else ():
+                path.unlink(missing_ok=True)
+    return [next(of_whole if job.parts == 1 else of_parts) for job in jobs]
 
 
 def _call_as_json(row: dict[str, Any], function: Callable[[Job], Job]) -> dict[str, Any]:

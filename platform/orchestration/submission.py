@@ -23,8 +23,9 @@ from mixtura.platform.errors import DataError, RequestError, UnknownNameError
 from mixtura.platform.evaluation.submission import SPLIT, archive, file_of, questions, texts_in
 from mixtura.platform.files import disk_full_is_an_answer, write_bytes_atomically
 from mixtura.platform.orchestration.ensembles import Answerer, answerer, vocabulary_path
-from mixtura.platform.orchestration.evaluate import EvaluationJob, job_for
+from mixtura.platform.orchestration.evaluate import job_for
 from mixtura.platform.orchestration.evaluate_by_hand import folder_name, refuse_models_of_no_run
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.reporter import Reporter
 from mixtura.platform.orchestration.select import run_and_checkpoint, task_named
 from mixtura.platform.orchestration.tasks import load_recipe, tasks_of
@@ -107,7 +108,7 @@ def submit(
     benchmark = file_of(next(iter(tasks.values()))).benchmark
     folder = space.root / "evaluations" / folder_name(chosen, f"{of}-{benchmark}-{SPLIT}") / "predictions"
     reporter.line(f"{chosen.name}: {sum(map(len, asked.values())):,} rows of {len(tasks)} test splits to answer")
-    jobs = [_job(config, chosen, name, folder) for name in tasks]
+    jobs = [_job(config, chosen, name, folder, len(asked[name])) for name in tasks]
     for job in jobs:
         Path(job.answers).unlink(missing_ok=True)
     with disk_full_is_an_answer(space.root, "answering test splits"), executor_for(config) as executor:
@@ -217,9 +218,9 @@ def _asked(tasks: Mapping[str, Task]) -> dict[str, list[Index]]:
     return asked
 
 
-def _job(config: Config, chosen: Answerer, name: str, folder: Path) -> EvaluationJob:
+def _job(config: Config, chosen: Answerer, name: str, folder: Path, rows: int) -> EvaluationJob:
     answers = str(folder / f"{name}.{SPLIT}.jsonl")
-    return replace(job_for(config, name, SPLIT), checkpoint=chosen.spec, answers=answers, hidden=True)
+    return replace(job_for(config, name, SPLIT), checkpoint=chosen.spec, answers=answers, hidden=True, size=rows)
 
 
 def _records(path: Path, name: str, asked: Sequence[Index]) -> list[dict[str, Any]]:

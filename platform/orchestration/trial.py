@@ -18,7 +18,8 @@ from typing import Any
 from mixtura.platform.config import Config, validated
 from mixtura.platform.errors import MixturaError, TrainingError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
-from mixtura.platform.orchestration.evaluate import EvaluationJob, evaluation_events, jobs_for
+from mixtura.platform.orchestration.evaluate import evaluation_events, jobs_for
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.executor import InlineExecutor
 from mixtura.platform.orchestration.mixture import stream_spec
 from mixtura.platform.orchestration.prepare import Prepared

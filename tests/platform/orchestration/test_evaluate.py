@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION, final_jobs_for, jobs_for, run_job
+from mixtura.platform.orchestration.evaluate import WHOLE_VALIDATION, final_jobs_for, jobs_for
 from mixtura.platform.orchestration.evaluation_examples import training_targets
+from mixtura.platform.orchestration.evaluation_job import run_job
 from mixtura.platform.orchestration.prepare import Prepared, map_inline, prepare
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.result import benchmark_lines, result_table
@@ -177,7 +178,7 @@ def test_answers_that_were_decoded_otherwise_are_asked_anew(
     given: list[str], prepared: Prepared, tmp_path: Path
 ) -> None:
     from mixtura.platform.evaluation.evaluator import Prediction
-    from mixtura.platform.orchestration.evaluate import _earlier_predictions
+    from mixtura.platform.orchestration.evaluation_job import _earlier_predictions
 
     (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if job.name == "glue_rte"]
     earlier = tmp_path / "answers.jsonl"

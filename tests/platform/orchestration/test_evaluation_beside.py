@@ -13,8 +13,8 @@ import pytest
 
 from mixtura.platform.config import Config
 from mixtura.platform.errors import ConfigError
-from mixtura.platform.orchestration.evaluate import EvaluationJob
 from mixtura.platform.orchestration.evaluation_beside import EvaluationBeside
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.train import train_recipe
 from mixtura.platform.tracking.records import (

@@ -1,8 +1,9 @@
-"""What may happen to an evaluation: its process is killed, its checkpoint deleted, the disk is full."""
+"""What may happen to an evaluation: it is shared, its process is killed, its checkpoint deleted, the disk is full."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -19,12 +20,13 @@ import ray
 
 from mixtura.platform.config import Config, ExecutorSection
 from mixtura.platform.errors import MixturaError, ResourceError
-from mixtura.platform.orchestration import evaluate as evaluating
+from mixtura.platform.orchestration import evaluation_job as evaluating
 from mixtura.platform.orchestration.cluster import connected
-from mixtura.platform.orchestration.evaluate import EvaluationJob, jobs_for
+from mixtura.platform.orchestration.evaluate import jobs_for
 from mixtura.platform.orchestration.evaluate_by_hand import Wanted, evaluate_run
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob, in_parts
 from mixtura.platform.orchestration.executor import InlineExecutor
-from mixtura.platform.orchestration.on_ray import RayExecutor
+from mixtura.platform.orchestration.on_ray import RayExecutor, evaluate_on
 from mixtura.platform.orchestration.prepare import map_inline, prepare
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.train import train_recipe
@@ -69,6 +71,34 @@ def measured(results: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
         for one in results
         for metric in one["metrics"]
     ]
+
+
+@pytest.mark.ray
+def test_numbers_and_answers_do_not_depend_on_how_many_evaluators_share_a_split(
+    on_ray: RayExecutor, jobs: list[EvaluationJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_answers(folder: str) -> list[EvaluationJob]:
+        return [replace(job, answers=str(tmp_path / folder / f"{job.name}.jsonl")) for job in jobs]
+
+    shared = with_answers("shared")
+    assert on_ray.ledger.evaluators == 2
+    monkeypatch.setattr(evaluating, "_SMALLEST_PART", 4)
+    assert {job.parts for job in in_parts(shared, 5)} != {1}
+    expected = measured(InlineExecutor().evaluate(with_answers("alone")))
+    many = [*on_ray.evaluators() * 2, on_ray.evaluators()[0]]  # five takers of jobs, of which some are the same
+    assert measured(evaluate_on(many, shared)) == expected
+    files = sorted((tmp_path / "shared").iterdir())
+    assert [path.name for path in files] == sorted(f"{job.name}.jsonl" for job in jobs)
+    for path in files:
+        alone, together = (
+            [json.loads(line) for line in (tmp_path / folder / path.name).read_text().splitlines()]
+            for folder in ("alone", "shared")
+        )
+        for name in ("log_probability", "target_log_probability"):
+            if name in alone[0]:
+                likelihoods = [[one.pop(name) for one in records] for records in (alone, together)]
+                assert likelihoods[0] == pytest.approx(likelihoods[1], abs=1e-3)
+        assert alone == together
 
 
 @pytest.mark.ray

@@ -16,8 +16,8 @@ from mixtura.platform.errors import DataError, RequestError, UnknownNameError
 from mixtura.platform.evaluation.submission import texts_in
 from mixtura.platform.orchestration import submission
 from mixtura.platform.orchestration.ensembles import answerer
-from mixtura.platform.orchestration.evaluate import EvaluationJob
 from mixtura.platform.orchestration.evaluate_by_hand import Wanted, evaluate_model
+from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.orchestration.submission import Fault, Submission, submit
 from mixtura.platform.orchestration.tasks import load_recipe
@@ -156,6 +156,7 @@ def test_ray_makes_the_same_bytes(send: Callable[..., Submission], monkeypatch: 
     answers = texts(inline)
     executor = RayExecutor(divide(2, 0, ExecutorSection()), 0, shards_at_once=2, blocks_per_lane=1)
     monkeypatch.setattr(submission, "executor_for", lambda _: contextlib.nullcontext(executor))
+    monkeypatch.setattr("mixtura.platform.orchestration.evaluation_job._SMALLEST_PART", 2)
     under_ray = send("ray.zip", "glue_rte", "glue_cola")
     assert texts(under_ray) == answers
     assert under_ray.path.read_bytes() == inline.path.read_bytes()
@@ -165,7 +166,7 @@ class Careless:
     """An executor whose answers to one task lack the last row."""
 
     def evaluate(self, jobs: list[EvaluationJob]) -> None:
-        from mixtura.platform.orchestration.evaluate import run_job
+        from mixtura.platform.orchestration.evaluation_job import run_job
 
         for job in jobs:
             run_job(job)
