@@ -69,6 +69,8 @@ class Ledger:
     """GPUs that each evaluator has to itself."""
     evaluates_on_gpus_of_workers: bool = False
     """Whether evaluators use the GPUs of workers, which stand still meanwhile."""
+    evaluates_beside: bool = False
+    """Whether evaluators work while others train, and let them go first."""
 
     def describe(self) -> str:
         """One line for the terminal."""
@@ -175,6 +177,7 @@ def _with_share(
         evaluator_threads=max(1, int(evaluator if beside else cpus / evaluators)),
         evaluator_gpus=1.0 if spare_gpus >= 1 else 0.0,
         evaluates_on_gpus_of_workers=gpus > 0 and not beside,
+        evaluates_beside=beside,
         preparer_cpus=preparer,
         preparers=_how_many(share, preparer) if preparing else 0,
         stream_memory=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ from mixtura.platform.orchestration.worker import Rank, TrainPlan
 from mixtura.platform.workspace import Run
 
 _DAY_S = 24 * 3600
+_NICENESS = 15
 
 
 class RayExecutor:
@@ -90,7 +92,8 @@ class RayExecutor:
             )(Evaluator)
             on_gpu = shared or ledger.evaluator_gpus > 0
             self._evaluators = [
-                kind.remote(ledger.evaluator_threads, number if on_gpu else None) for number in range(ledger.evaluators)
+                kind.remote(ledger.evaluator_threads, number if on_gpu else None, ledger.evaluates_beside)
+                for number in range(ledger.evaluators)
             ]
         return self._evaluators
 
@@ -175,11 +178,25 @@ def _near_a_gpu() -> dict[str, float] | None:
     return {kinds[0]: 0.001} if len(kinds) == 1 else None
 
 
-class Evaluator:
-    """A process that answers evaluation jobs; on a GPU, which of those that it sees says its number, or on CPUs."""
+def _let_others_go_first() -> None:
+    """Work only where a CPU would idle: Linux then also wakes others there, as if nobody was at work."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):  # no Linux
+        os.nice(_NICENESS)
 
-    def __init__(self, threads: int, number: int | None) -> None:
+
+class Evaluator:
+    """A process that answers evaluation jobs; on a GPU, which of those that it sees says its number, or on CPUs.
+
+    `after_others` lets every other process go first where there are more of them than CPUs.
+    """
+
+    def __init__(self, threads: int, number: int | None, after_others: bool) -> None:
         import torch
+
+        if after_others:
+            _let_others_go_first()
 
         torch.set_num_threads(threads)
         logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -6,6 +6,8 @@ one writer (SQLite) is enough, and a tracking server that is away for an hour lo
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +17,9 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from mixtura.platform.errors import MixturaError, first_line
 from mixtura.platform.tracking.records import EventReader, Record
+
+_NICENESS = 10
+"""Nothing waits for what is sent, so that whoever trains goes first."""
 
 
 class Tracker(Protocol):
@@ -50,6 +55,8 @@ class Sender(ABC):
         """Hand over what is new."""
 
     def _follow(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # only Linux has priorities of threads
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._stop.wait(self.interval_s):
             try:
                 self.pump()
