@@ -21,13 +21,14 @@ from mixtura.platform.errors import DataError
 HEAD_BYTES = 512
 """As many first bytes tell what a file is."""
 ENDS_EARLY = "the compressed file ends early"
-BAD_CHECKSUM = "decompressed data that differs from its checksum"
+CORRUPT_GZIP = "corrupt gzip data"
 _BUFFER_BYTES = 1 << 20
 _PACKED_BYTES = 64 << 10
 _WITH_GZIP_HEAD = 31
 # Method deflate, no reserved flag, a level and a system that are known: chance makes one in about 100 GB of data.
 _GZIP_HEAD = re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4][\0-\x0d\xff]", re.DOTALL)
 _GZIP_HEAD_BYTES = 10
+_CHECKSUM_FAULT = re.compile("incorrect (data|length) check")
 _TRIED_BYTES = 4096
 _ZSTD_PIECE_BYTES = 16 << 10
 _ZSTD_FRAME, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", bytes(range(0x50, 0x60))
@@ -37,8 +38,10 @@ UTF8_BOM = b"\xef\xbb\xbf"
 class DamagedError(Exception):
     """Compressed data that cannot be read; everything before it has been handed out."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, is_wrong_checksum: bool = False) -> None:
         self.reason = reason
+        self.is_wrong_checksum = is_wrong_checksum
+        """What has been handed out is as long as what was written, but not the same."""
         super().__init__(reason)
 
 
@@ -128,6 +131,7 @@ class _Gunzipped(io.RawIOBase):
         self._inflate: Any = None
         """Decompresses the member in hand; None between members."""
         self._damage: str | None = None
+        self._is_wrong_checksum = False
         self._lost = False
         """Whether the next member has still to be found, behind damage."""
 
@@ -148,8 +152,9 @@ class _Gunzipped(io.RawIOBase):
                     return len(data)
             elif self._at_end and not self._packed:
                 return 0
-        reason, self._damage = self._damage, None
-        raise DamagedError(reason)
+        damage = DamagedError(self._damage, is_wrong_checksum=self._is_wrong_checksum)
+        self._damage, self._is_wrong_checksum = None, False
+        raise damage
 
     def _fill(self, count: int) -> None:
         """Have as many packed bytes at hand, or all that are left."""
@@ -200,7 +205,8 @@ class _Gunzipped(io.RawIOBase):
             data: bytes = self._inflate.decompress(feed, most)
         except zlib.error as error:
             self._packed, self._searched = rest, 0
-            self._damage = BAD_CHECKSUM if " check" in str(error) else "corrupt gzip data"
+            self._damage = CORRUPT_GZIP
+            self._is_wrong_checksum = bool(_CHECKSUM_FAULT.search(str(error)))
             self._inflate, self._lost = None, True
             return _up_to_error(before, feed)
         if self._inflate.eof:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from mixtura.platform.containers import BAD_CHECKSUM, DamagedError
+from mixtura.platform.containers import DamagedError
 from mixtura.platform.corpus.byte_stream import ByteStream
 from mixtura.platform.corpus.documents import sample_of
 
@@ -188,7 +188,7 @@ def _look_behind(stream: ByteStream, end: int) -> None:
     try:
         stream.reach(end + 1)
     except DamagedError as damage:
-        if damage.reason == BAD_CHECKSUM:
+        if damage.is_wrong_checksum:
             raise
         stream.postpone(damage)
 

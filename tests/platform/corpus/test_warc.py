@@ -9,7 +9,7 @@ from io import BufferedReader, BytesIO
 import pyarrow as pa
 import pytest
 
-from mixtura.platform.containers import BAD_CHECKSUM, ENDS_EARLY, unpacked
+from mixtura.platform.containers import CORRUPT_GZIP, ENDS_EARLY, unpacked
 from mixtura.platform.corpus import warc
 from mixtura.platform.corpus.byte_stream import ByteStream
 from mixtura.platform.corpus.warc import BrokenRecord, Record, read_records, too_large
@@ -121,7 +121,7 @@ def test_a_member_that_differs_from_its_checksum_gives_no_record() -> None:
     two = bytearray(gzip.compress(record(b"two")))
     two[-8] ^= 0xFF
     one, three = members(record(b"one")), members(record(b"three"))
-    assert walked(one + bytes(two) + three) == [b"one", BAD_CHECKSUM, b"three"]
+    assert walked(one + bytes(two) + three) == [b"one", CORRUPT_GZIP, b"three"]
 
 
 def test_a_member_that_is_cut_off_does_not_take_the_record_before_with_it() -> None:
