@@ -54,28 +54,30 @@ def read_documents(path: str, largest: int = LARGEST_RECORD_BYTES) -> Iterator[I
         if file.peek(4)[:4] == b"PAR1":
             yield from _read_parquet(file, shown(path), largest)
             return
-        content = unpacked(file)
+        stream = ByteStream(unpacked(file))
         try:
-            head = bytes(content.peek(HEAD_BYTES)[:HEAD_BYTES])
+            stream.reach(1)
         except DamagedError as damage:
-            raise DataError(f"{shown(path)} cannot be read: {damage.reason}; fetch it again") from damage
-        yield from _format(path, head)(ByteStream(content), shown(path), largest)
+            stream.postpone(damage)
+        head = bytes(stream.data[:HEAD_BYTES])
+        yield from _format(path, head, is_empty=stream.has_ended and not head)(stream, shown(path), largest)
 
 
-def _format(path: str, head: bytes) -> Callable[[ByteStream, str, int], Iterator[Item]]:
-    """Which reader a file needs: by its first bytes where these are sure, then by its name."""
-    name = re.sub(r"\.(gz|zst|zstd)$", "", last_name(path).lower())
+def _format(path: str, head: bytes, *, is_empty: bool) -> Callable[[ByteStream, str, int], Iterator[Item]]:
+    """Which reader a file needs: by its first bytes where these are sure, then by its name.
+
+    A file that is not empty may have no first bytes, if it is damaged there.
+    """
+    ending = re.sub(r"\.(gz|zst|zstd)$", "", last_name(path).lower()).rpartition(".")[2]
     begin = head.removeprefix(UTF8_BOM).lstrip()
-    if begin.startswith(b"WARC/") or (head and name.endswith((".wet", ".warc"))):
+    found = what_begins(head) if head or is_empty else "text"
+    if begin.startswith(b"WARC/") or (ending in ("wet", "warc") and not is_empty):
         return _read_warc
-    found = what_begins(head)
-    if found == "JSON" and name.endswith((".jsonl", ".json", ".ndjson", ".jsonlines")):
+    if found in ("text", "JSON") and ending in ("jsonl", "json", "ndjson", "jsonlines"):
         return _read_json_lines
-    if found in ("text", "JSON", "UTF-16 text") and name.endswith((".txt", ".text", ".md")):
+    if found in ("text", "JSON", "UTF-16 text") and ending in ("txt", "text", "md"):
         return _read_text
     if begin.startswith(b"{"):
-        return _read_json_lines
-    if found == "text" and name.endswith((".jsonl", ".json", ".ndjson", ".jsonlines")):
         return _read_json_lines
     raise refusal(shown(path), found, _EXPECTED)
 

@@ -113,6 +113,17 @@ def test_json_lines_go_on_behind_a_damaged_gzip_member(tmp_path: Path) -> None:
     assert (found[0], len(found), found[-1]) == ("one", 3, "three")
 
 
+def test_damage_at_the_begin_of_a_file_costs_what_is_there(tmp_path: Path) -> None:
+    assert told(written(tmp_path / "a.wet.gz", b"\x1f\x8b\x08" + bytes(30) + members(record(b"one")))) == [
+        "corrupt gzip data",
+        "one",
+    ]
+    cut = pa.compress(b'{"text": "one"}', "zstd", asbytes=True)[:-4]
+    assert told(written(tmp_path / "a.jsonl.zst", cut)) == ["the compressed file ends early"]
+    with pytest.raises(DataError, match="expected WET, WARC"):
+        told(written(tmp_path / "a.gz", gzip.compress(b"")))
+
+
 def test_a_plain_text_file_is_one_document(tmp_path: Path) -> None:
     assert told(written(tmp_path / "a.txt", "Größe\r\nzwei".encode("utf-8-sig"))) == ["Größe\nzwei"]
     assert told(written(tmp_path / "b.txt", "Größe".encode("utf-16"))) == ["Größe"]
