@@ -2,7 +2,7 @@
 
 Text is extracted by resiliparse: it is maintained by those who run a large web index, is licensed under Apache 2.0,
 needs about a millisecond a page, and finds the charset too. It takes time with the square of how deep elements are
-nested, so pages that no author would write are given up before.
+nested, and more than half a kilobyte of memory for each, so pages that no author would write are given up before.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mixtura.platform.corpus.warc import header_fields
 from mixtura.platform.errors import ConfigError
 
 _HTML_BYTES = 8 << 20
+_TAGS = 300_000
 _DEPTH = 3000
 _META_BYTES = 4096
 _CHARACTERS_PER_FAULT = 500
@@ -38,6 +39,7 @@ NOT_FOUND = "answered with another status than 200"
 NO_TEXT_TYPE = "neither HTML nor plain text"
 EMPTY = "page without text"
 LARGE_HTML = f"HTML page of more than {_HTML_BYTES >> 20} MiB"
+FULL_HTML = f"HTML of more than {_TAGS:,} tags"
 DEEP_HTML = f"HTML nested more than {_DEPTH:,} deep"
 UNKNOWN_CHARSET = "text in no charset that fits it"
 BAD_COMPRESSION = "page compressed in a way that cannot be read"
@@ -97,7 +99,10 @@ def page_text(answer: bytes, most: int) -> str:
 
 def html_text(html: str) -> str:
     """The main text of a page, a paragraph or item a line."""
-    if html.count("<") > _DEPTH and _depth(html) > _DEPTH:
+    tags = html.count("<")
+    if tags > _TAGS:
+        raise NoTextError(FULL_HTML)
+    if tags > _DEPTH and _depth(html) > _DEPTH:
         raise NoTextError(DEEP_HTML)
     extract, _ = _resiliparse()
     try:

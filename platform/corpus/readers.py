@@ -42,6 +42,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "language_probability": ("language_probability", "language_score", "lang_score", "metadata.language_score"),
     "record_id": ("warc_record_id", "WARC-Record-ID", "record_id", "id"),
 }
+_JSON_LINES = ("jsonl", "json", "ndjson", "jsonlines")
 _EXPECTED = "WET, WARC, JSON lines, Parquet or plain text (.wet, .warc, .jsonl, .json, .parquet, .txt, and .gz or .zst)"
 
 
@@ -71,9 +72,10 @@ def _format(path: str, head: bytes, *, is_empty: bool) -> Callable[[ByteStream, 
     ending = re.sub(r"\.(gz|zst|zstd)$", "", last_name(path).lower()).rpartition(".")[2]
     begin = head.removeprefix(UTF8_BOM).lstrip()
     found = what_begins(head) if head or is_empty else "text"
+    found = "a JSON array" if begin.startswith(b"[") and ending in _JSON_LINES else found
     if begin.startswith(b"WARC/") or (ending in ("wet", "warc") and not is_empty):
         return _read_warc
-    if found in ("text", "JSON") and ending in ("jsonl", "json", "ndjson", "jsonlines"):
+    if found in ("text", "JSON") and ending in _JSON_LINES:
         return _read_json_lines
     if found in ("text", "JSON", "UTF-16 text") and ending in ("txt", "text", "md"):
         return _read_text

@@ -90,6 +90,7 @@ def test_compression_that_cannot_be_read_and_a_bomb_are_named() -> None:
 def test_pages_made_to_break_a_parser_are_given_up() -> None:
     assert reason(answer(b"<div>" * 4000 + b"text")) == html_pages.DEEP_HTML
     assert reason(answer(b"<p>text</p>" * MOST), 32 << 20) == html_pages.LARGE_HTML
+    assert reason(answer(b"<p>a" * 400_000)) == html_pages.FULL_HTML
     assert page_text(answer(b"<p>text" * 4000), MOST).count("text") == 4000
 
 
