@@ -26,6 +26,7 @@ HOMES = {
 ROOTS = {"config", "errors", "files", "random_bits", "recipe_files", "workspace", "yaml_files"}
 MAY_IMPORT = {
     "models": {"models"},
+    "platform/corpus": {"platform/corpus"},
     "platform/data": {"platform/data"},
     "tasks": {"tasks", "platform/data", "platform/evaluation/metrics"},
     "platform/training": {"platform/training"},
