@@ -41,9 +41,9 @@ class CheckpointScores:
 def scores(records: Iterable[Record], split: str = "validation", tasks: Sequence[str] = ()) -> list[CheckpointScores]:
     """The evaluated checkpoints of a run, the best average first; those without one at the end, by step.
 
-    `tasks` are those that an average needs, beside all that occur with a headline that is better when higher. A later result for the same checkpoint, task and
-    metric replaces the earlier one. A result that is not a number (the correlation of a model that always answers the
-    same) counts as 0 in the average: that is what such answers are worth.
+    `tasks` are those that an average needs, beside all that occur with a headline that is better when higher. A later
+    result for the same checkpoint, task and metric replaces the earlier one. A result that is not a number (the
+    correlation of a model that always answers the same) counts as 0 in the average: that is what such answers are worth.
     """
     headlines: dict[str, str] = {}
     found: dict[int, dict[str, EvaluationResult]] = {}
