@@ -303,7 +303,7 @@ def connected(
 
 @contextlib.contextmanager
 def _without_api_of_others() -> Iterator[None]:
-    """For processes that begin meanwhile: the address of an API server at which nobody answers, as our cluster has none.
+    """For processes that begin meanwhile: an address of an API server at which nobody answers, as our cluster has none.
 
     Without one Ray Train would ask whatever cluster with a dashboard it finds on this machine whether its controller is
     alive; that cluster does not know it, and Ray Train would take the workers' places away.

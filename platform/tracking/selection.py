@@ -43,7 +43,7 @@ def scores(records: Iterable[Record], split: str = "validation", tasks: Sequence
 
     `tasks` are those that an average needs, beside all that occur with a headline that is better when higher. A later
     result for the same checkpoint, task and metric replaces the earlier one. A result that is not a number (the
-    correlation of a model that always answers the same) counts as 0 in the average: that is what such answers are worth.
+    correlation of a model that always answers the same) counts as 0 in the average, which is what it is worth.
     """
     headlines: dict[str, str] = {}
     found: dict[int, dict[str, EvaluationResult]] = {}
