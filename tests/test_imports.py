@@ -23,7 +23,17 @@ HOMES = {
     "cloudpickle": (),
 }
 # What a room may import of the others, beside the roots (the single files of platform/).
-ROOTS = {"config", "errors", "files", "random_bits", "recipe_files", "workspace", "yaml_files"}
+ROOTS = {
+    "config",
+    "containers",
+    "errors",
+    "files",
+    "filesystems",
+    "random_bits",
+    "recipe_files",
+    "workspace",
+    "yaml_files",
+}
 MAY_IMPORT = {
     "models": {"models"},
     "platform/corpus": {"platform/corpus"},

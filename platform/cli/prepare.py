@@ -12,7 +12,7 @@ def prepare(recipe: Recipe, overrides: Overrides = None, phase: Phase = None) ->
     """
     from mixtura.platform.cli.output import print_lines
     from mixtura.platform.cli.progress import TerminalReporter
-    from mixtura.platform.data.filesystems import shown
+    from mixtura.platform.filesystems import shown
     from mixtura.platform.orchestration.phases import with_first_vocabulary
     from mixtura.platform.orchestration.prepare import prepare as prepare_caches
     from mixtura.platform.orchestration.tasks import chosen, load_runs

@@ -31,7 +31,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mixtura.platform.data import filesystems
+from mixtura.platform import filesystems
 from mixtura.platform.data.cache_store import BucketStore, Copies, FolderStore, Place, Store, read_ahead, store_at
 from mixtura.platform.data.ragged import Int64, Ragged
 from mixtura.platform.data.shard_writer import TOKEN_COLUMNS, Entry, ShardWriter, entry_bytes, kind_of, shard_name

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from mixtura.platform.data import filesystems
+from mixtura.platform import filesystems
 from mixtura.platform.errors import CorruptCacheError, DataError, MixturaError, ResourceError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock, fsync_directory, write_bytes_atomically
 from mixtura.platform.files import xxh3_128 as file_digest

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 
-from mixtura.platform.data.containers import FOREIGN, HEAD_BYTES, DamagedError, refusal, what_begins
+from mixtura.platform.containers import FOREIGN, HEAD_BYTES, DamagedError, refusal, what_begins
 from mixtura.platform.data.json_records import read_json, read_jsonl
 from mixtura.platform.data.lines import (
     LINE_BYTES,

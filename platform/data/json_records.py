@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
 from typing import Any, Literal
 
-from mixtura.platform.data.containers import HEAD_BYTES, UTF8_BOM, DamagedError, refusal, what_begins
+from mixtura.platform.containers import HEAD_BYTES, UTF8_BOM, DamagedError, refusal, what_begins
 from mixtura.platform.data.lines import (
     BUFFER_BYTES,
     HALF_A_CHARACTER,

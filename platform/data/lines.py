@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from typing import Any
 
-from mixtura.platform.data.containers import UTF8_BOM, DamagedError
+from mixtura.platform.containers import UTF8_BOM, DamagedError
 from mixtura.platform.data.task import BadRecord
 
 LINE_BYTES = 16 << 20

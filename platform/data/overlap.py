@@ -32,12 +32,12 @@ import xxhash
 
 from mixtura.platform.data.cache import MANIFEST, TokenCache, cache_key
 from mixtura.platform.data.cache_store import Copies, Place, store_at
-from mixtura.platform.data.filesystems import joined, shown
 from mixtura.platform.data.ragged import Int32, Int64, Ragged, offsets_of
 from mixtura.platform.data.shard_writer import Entry, entry_bytes
 from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.data.words import Bool, UInt64, Words, WordTable, ngram_hashes
 from mixtura.platform.errors import DataError
+from mixtura.platform.filesystems import joined, shown
 
 NGRAM = 13
 """Words of an n-gram, after Brown et al. 2020."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
 
-from mixtura.platform.data.containers import HEAD_BYTES, refusal, what_begins
+from mixtura.platform.containers import HEAD_BYTES, refusal, what_begins
 from mixtura.platform.data.lines import LINE_BYTES, LONG_RECORD, SAMPLE_CHARACTERS
 from mixtura.platform.data.task import BadRecord, Row
 

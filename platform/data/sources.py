@@ -19,13 +19,14 @@ from typing import Any, cast
 
 import xxhash
 
-from mixtura.platform.data import filesystems, formats
-from mixtura.platform.data.containers import plain_bytes
-from mixtura.platform.data.filesystems import Found, absolute, glob, opened, shown
+from mixtura.platform import filesystems
+from mixtura.platform.containers import plain_bytes
+from mixtura.platform.data import formats
 from mixtura.platform.data.formats import LineReader, Table
 from mixtura.platform.data.row_groups import parquet_groups
 from mixtura.platform.data.task import BadRecord, Row, Shard
 from mixtura.platform.errors import ConfigError, DataError
+from mixtura.platform.filesystems import Found, absolute, glob, opened, shown
 
 _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 100_000

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixtura.platform.data.features import CONVERTERS, converter, row_lengths
-from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.data.mixture import ONE
 from mixtura.platform.data.objectives import Objective, make_objective
 from mixtura.platform.data.packing import PACKINGS
@@ -19,6 +18,7 @@ from mixtura.platform.data.permutation import shard_order
 from mixtura.platform.data.pieces import CHUNKS
 from mixtura.platform.data.schedule import RateChange
 from mixtura.platform.errors import ConfigError, UnknownNameError
+from mixtura.platform.filesystems import last_name
 from mixtura.platform.random_bits import key
 
 STREAM_VERSION = 2

@@ -10,9 +10,9 @@ from typing import Any
 
 from mixtura.platform.config import Config
 from mixtura.platform.data.cache import is_closed, read_manifest
-from mixtura.platform.data.filesystems import shown
 from mixtura.platform.evaluation.baselines import Baseline
 from mixtura.platform.evaluation.evaluator import MetricResult, TaskResult
+from mixtura.platform.filesystems import shown
 from mixtura.platform.orchestration.evaluation_job import EvaluationJob
 from mixtura.platform.orchestration.mixture import held_out_spec
 from mixtura.platform.orchestration.places import copies_of

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixtura.platform.data.cache import open_cache
 from mixtura.platform.data.cache_store import Copies
-from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.data.postprocessors import classes_of
 from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.data.task import Task
@@ -36,6 +35,7 @@ from mixtura.platform.evaluation.evaluator import (
 )
 from mixtura.platform.evaluation.submission import answer_records, questions
 from mixtura.platform.files import write_bytes_atomically
+from mixtura.platform.filesystems import last_name
 from mixtura.platform.orchestration.answering import choosing, decoding, scoring
 from mixtura.platform.orchestration.ensembles import Answerer, load
 from mixtura.platform.orchestration.evaluation_examples import (

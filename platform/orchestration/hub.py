@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixtura.platform.data.filesystems import failures
 from mixtura.platform.errors import CheckpointError, RequestError
+from mixtura.platform.filesystems import failures
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 _CONFIG = "config.json"

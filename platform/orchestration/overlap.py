@@ -13,7 +13,6 @@ from typing import Any
 from mixtura.platform.config import Config
 from mixtura.platform.data.cache import TokenCache, is_closed, open_cache, read_manifest
 from mixtura.platform.data.cache_store import Copies
-from mixtura.platform.data.filesystems import is_uri, joined, shown
 from mixtura.platform.data.overlap import (
     EvaluationNgrams,
     NgramSet,
@@ -33,6 +32,7 @@ from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.data.words import WordTable
 from mixtura.platform.errors import ConfigError
 from mixtura.platform.files import exclusive_lock
+from mixtura.platform.filesystems import is_uri, joined, shown
 from mixtura.platform.orchestration.places import copies_of
 from mixtura.platform.orchestration.prepare import MapShards, Prepared
 from mixtura.platform.orchestration.reporter import Reporter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mixtura.platform.config import Config, parse_bytes
 from mixtura.platform.data.cache_store import Copies
-from mixtura.platform.data.filesystems import absolute
+from mixtura.platform.filesystems import absolute
 
 
 def copies_of(config: Config) -> Copies:

@@ -30,12 +30,12 @@ from mixtura.platform.data.cache import (
     remove_leftovers,
     why_new,
 )
-from mixtura.platform.data.filesystems import absolute, is_uri
 from mixtura.platform.data.stream_spec import first_epoch_shards
 from mixtura.platform.data.task import Example, Task
 from mixtura.platform.data.vocabulary import Vocabulary, train_vocabulary
 from mixtura.platform.errors import RequestError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
+from mixtura.platform.filesystems import absolute, is_uri
 from mixtura.platform.orchestration.prepare_plan import (
     Needed,
     needed_of,

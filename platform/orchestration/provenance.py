@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from mixtura.platform.data.cache import is_closed, read_manifest
-from mixtura.platform.data.filesystems import last_name, shown
 from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.files import write_json_atomically
+from mixtura.platform.filesystems import last_name, shown
 from mixtura.platform.tracking.mlflow_data import Dataset
 from mixtura.platform.workspace import Run
 

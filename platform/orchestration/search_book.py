@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mixtura.platform.config import Config, Effect, leaves
-from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.files import write_json_atomically
+from mixtura.platform.filesystems import last_name
 from mixtura.platform.orchestration.prepare import Prepared
 from mixtura.platform.orchestration.trial import TrialJob
 from mixtura.platform.search.space import SEARCHED, Candidate, Space, plain_baselines

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from mixtura.platform.config import Config, ModelSection, validated
-from mixtura.platform.data.filesystems import Found, digest
 from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
 from mixtura.platform.errors import CheckpointError, ConfigError, RequestError
 from mixtura.platform.files import exclusive_lock, xxh3_128
+from mixtura.platform.filesystems import Found, digest
 from mixtura.platform.orchestration.assemble import model_config, read_model, take_weights
 from mixtura.platform.orchestration.hub import HubName, hub_folder, parse_hub_name
 from mixtura.platform.orchestration.select import place_of

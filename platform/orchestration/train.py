@@ -12,11 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 from mixtura.platform.config import Config, parse_bytes
-from mixtura.platform.data.filesystems import last_name
 from mixtura.platform.data.stream import StreamSpec
 from mixtura.platform.data.vocabulary import ROWS_MULTIPLE, Vocabulary
 from mixtura.platform.errors import RequestError, RunError
 from mixtura.platform.files import disk_full_is_an_answer, write_json_atomically
+from mixtura.platform.filesystems import last_name
 from mixtura.platform.orchestration.assemble import model_config
 from mixtura.platform.orchestration.evaluate import evaluation_events, final_jobs_for, jobs_for
 from mixtura.platform.orchestration.evaluation_beside import EvaluationBeside

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 from object_store import Store, place, serve_s3
 
+from mixtura.platform import filesystems
 from mixtura.platform.data import cache as cache_module
-from mixtura.platform.data import filesystems
 from mixtura.platform.data.cache import begin, commit, committed_shards, leave_failure, open_cache, why_new, write_shard
 from mixtura.platform.data.cache_store import Copies, ReadAhead
 from mixtura.platform.data.ragged import Ragged, offsets_of

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixtura.platform.containers import DamagedError, plain_bytes
 from mixtura.platform.data import formats, json_records, lines
-from mixtura.platform.data.containers import DamagedError, plain_bytes
 from mixtura.platform.data.formats import Table, records, undamaged
 from mixtura.platform.data.lines import raw_lines, text_lines
 from mixtura.platform.data.sources import byte_ends

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from object_store import Handler, Store, options, serve, serve_s3
 
-from mixtura.platform.data import filesystems, sources
+from mixtura.platform import filesystems
+from mixtura.platform.data import sources
 from mixtura.platform.data.task import Shard
 from mixtura.platform.errors import DataError
 

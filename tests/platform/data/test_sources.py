@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixtura.platform.data import sources
-from mixtura.platform.data.filesystems import absolute, glob, shown, split_uri
 from mixtura.platform.data.sources import FileSource, byte_ends, group_ends
 from mixtura.platform.data.task import BadRecord, Row
 from mixtura.platform.errors import ConfigError, DataError
+from mixtura.platform.filesystems import absolute, glob, shown, split_uri
 
 TABLE = b"sentence\tlabel\nIt rains.\t1\nRains it.\t0\n"
 ROWS = [{"sentence": "It rains.", "label": "1"}, {"sentence": "Rains it.", "label": "0"}]
@@ -340,7 +340,7 @@ def test_a_copied_folder_has_the_same_fingerprint_and_a_changed_byte_another(tmp
 
 
 def test_a_large_file_counts_by_its_size_and_three_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mixtura.platform.data import filesystems
+    from mixtura.platform import filesystems
 
     monkeypatch.setattr(filesystems, "_WHOLE_DIGEST_BYTES", 50)
     monkeypatch.setattr(filesystems, "_SAMPLE_BYTES", 10)

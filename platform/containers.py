@@ -1,4 +1,4 @@
-"""What stands around records: the first bytes that tell what a file is, gzip, and zip archives.
+"""What stands around records: the first bytes that tell what a file is, gzip, zstd and zip archives.
 
 Damaged data is read up to where the damage is: `DamagedError` comes after everything that could be read. Whoever reads
 on then gets what follows the damage: the next whole member of a gzip file, if there is one, or else the end.
@@ -21,6 +21,7 @@ from mixtura.platform.errors import DataError
 HEAD_BYTES = 512
 """As many first bytes tell what a file is."""
 ENDS_EARLY = "the compressed file ends early"
+BAD_CHECKSUM = "decompressed data that differs from its checksum"
 _BUFFER_BYTES = 1 << 20
 _PACKED_BYTES = 64 << 10
 _WITH_GZIP_HEAD = 31
@@ -28,6 +29,8 @@ _WITH_GZIP_HEAD = 31
 _GZIP_HEAD = re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4][\0-\x0d\xff]", re.DOTALL)
 _GZIP_HEAD_BYTES = 10
 _TRIED_BYTES = 4096
+_ZSTD_PIECE_BYTES = 16 << 10
+_ZSTD_FRAME, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", bytes(range(0x50, 0x60))
 UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -51,6 +54,7 @@ def what_begins(head: bytes) -> str:
         (head.startswith(b"version https://git-lfs"), "a Git LFS pointer (the file itself was not fetched)"),
         (start.startswith((b"<!doctype html", b"<html")), "an HTML page"),
         (head.startswith(b"\x1f\x8b"), "gzip data"),
+        (head.startswith(_ZSTD_FRAME), "zstd data"),
         (head.startswith(b"PK\x03\x04"), "a zip archive"),
         (head.startswith(b"PAR1"), "a Parquet file"),
         (head.startswith((b"\xff\xfe", b"\xfe\xff")), "UTF-16 text"),
@@ -64,6 +68,7 @@ FOREIGN = {
     "a Git LFS pointer (the file itself was not fetched)",
     "an HTML page",
     "gzip data",
+    "zstd data",
     "a zip archive",
     "a Parquet file",
     "UTF-16 text",
@@ -193,9 +198,10 @@ class _Gunzipped(io.RawIOBase):
         before = self._inflate.copy()
         try:
             data: bytes = self._inflate.decompress(feed, most)
-        except zlib.error:
+        except zlib.error as error:
             self._packed, self._searched = rest, 0
-            self._inflate, self._damage, self._lost = None, "corrupt gzip data", True
+            self._damage = BAD_CHECKSUM if " check" in str(error) else "corrupt gzip data"
+            self._inflate, self._lost = None, True
             return _up_to_error(before, feed)
         if self._inflate.eof:
             self._packed, self._searched = self._inflate.unused_data + rest, 0
@@ -215,6 +221,43 @@ def _up_to_error(inflate: Any, packed: bytes) -> bytes:
     with contextlib.suppress(zlib.error):
         pieces.extend(inflate.decompress(packed[at : at + 1]) for at in range(len(packed)))
     return b"".join(pieces)
+
+
+class _Unzstd(io.RawIOBase):
+    """The bytes of all frames of a zstd file; where one is damaged, a read raises DamagedError and the file ends.
+
+    Up to a piece from before the damage is lost with it, so pieces are small.
+    """
+
+    def __init__(self, file: BufferedReader) -> None:
+        import pyarrow as pa
+
+        self._file: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
+        try:
+            data = self._file.read(min(len(buffer), _ZSTD_PIECE_BYTES))
+        except OSError as error:
+            self._ended = True
+            raise DamagedError(ENDS_EARLY if "Truncated" in str(error) else "corrupt zstd data") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def unpacked(file: BufferedReader) -> BufferedReader:
+    """The bytes of a file, decompressed where its first bytes are those of gzip or zstd."""
+    head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+    if head.startswith(b"\x1f\x8b"):
+        return BufferedReader(_Gunzipped(file), _BUFFER_BYTES)
+    if head.startswith(_ZSTD_FRAME) or (head[1:4] == b"\x2a\x4d\x18" and head[:1] in _ZSTD_SKIPPED):
+        return BufferedReader(_Unzstd(file), _BUFFER_BYTES)
+    return file
 
 
 @contextlib.contextmanager

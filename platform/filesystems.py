@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import xxhash
 
-from mixtura.platform.data.containers import open_zip
+from mixtura.platform.containers import open_zip
 from mixtura.platform.errors import ConfigError, DataError
 
 T = TypeVar("T")

@@ -1,0 +1,49 @@
+"""From what a user names to the files to read: files, patterns, and a crawl's own lists of paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from mixtura.platform.containers import DamagedError, unpacked
+from mixtura.platform.errors import DataError
+from mixtura.platform.filesystems import absolute, glob, is_uri, opened, shown, split_uri
+
+COMMON_CRAWL = "https://data.commoncrawl.org"
+_LIST = re.compile(r"\.paths(\.gz)?$")
+_LISTED_PATH_BYTES = 4096
+
+
+def input_files(places: Sequence[str], root: str = COMMON_CRAWL) -> list[str]:
+    """The files that places name, in the order given, each once.
+
+    A place is a file, a pattern with `*`, `?` and `[...]`, or a list of paths such as a crawl's `wet.paths.gz`, whose
+    lines are below `root`; with an absolute path or a URI as root, the same list reads a mirror or a bucket.
+    """
+    files = [file for place in places for file in _files(absolute(place), root)]
+    return list(dict.fromkeys(files))
+
+
+def _files(place: str, root: str) -> Iterator[str]:
+    if _LIST.search(split_uri(place)[1]):
+        yield from _listed(place, root)
+    elif place.startswith(("https://", "http://")):
+        yield place
+    else:
+        found = [file.uri for file in glob(place)]
+        if not found:
+            raise DataError(f"no file {shown(place)}; check its name, and quote a pattern so that the shell leaves it")
+        yield from found
+
+
+def _listed(place: str, root: str) -> Iterator[str]:
+    with opened(place) as file:
+        try:
+            lines = unpacked(file).read().decode().splitlines()
+        except (DamagedError, UnicodeDecodeError) as error:
+            raise DataError(f"the list {shown(place)} cannot be read: {error}; fetch it again") from error
+    for line in filter(None, map(str.strip, lines)):
+        if is_uri(line) or line.startswith("/"):
+            yield line
+        else:
+            yield absolute(line, root)
