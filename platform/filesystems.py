@@ -2,21 +2,24 @@
 
 A place is a URI, or an absolute path. A bucket's URI may end in the options that pyarrow takes, such as
 `?endpoint_override=127.0.0.1:9000&scheme=http`; the hub is read with the user's own login (`HF_TOKEN`) at
-`HF_ENDPOINT`. Reading and writing over a network try again where that may help, and then say what to do. What is
-written to a bucket is there whole or not at all.
+`HF_ENDPOINT`. Single files of web servers (`https://`) are read too. Reading and writing over a network try again where
+that may help, and then say what to do. What is written to a bucket is there whole or not at all.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import http.client
 import io
 import posixpath
 import re
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +39,7 @@ _WHOLE_DIGEST_BYTES = 256 << 20
 _SAMPLE_BYTES = 1 << 20
 _LISTING_AGE_S = 60.0
 _RANGE_BYTES = 32 << 20
+_WEB_TIMEOUT_S = 60
 
 _TRANSIENT_WORDS = (
     *("timeout", "timed out", "reset", "broken pipe", "connection aborted", "ends early", "temporarily", "unavailable"),
@@ -159,7 +163,8 @@ def _file_system(base: str) -> tuple[Any, str]:
         system, bucket = fs.FileSystem.from_uri(base)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(
-            f"{shown(base)} is no place to read from ({error}); known are paths, file://, s3://, gs:// and hf://"
+            f"{shown(base)} is no place to read from ({error}); known are paths, file://, s3://, gs://, hf:// and, for "
+            "single files that are read, https://"
         ) from error
     return system, bucket.strip("/")
 
@@ -206,7 +211,8 @@ def _attempt(uri: str, action: Callable[[], T], doing: str = "read") -> T:
 
 
 def _status(error: BaseException | None) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return error.code if isinstance(error, urllib.error.HTTPError) else status
 
 
 def _is_transient(error: Exception) -> bool:
@@ -225,11 +231,18 @@ def _refused(uri: str, error: Exception, doing: str) -> DataError:
     return DataError(f"cannot {doing} {shown(uri)}: {reason[:400]}\n{_remedy(uri, error, doing)}")
 
 
+def is_web(uri: str) -> bool:
+    """Whether a place is a file of a web server, which can be read but not listed."""
+    return uri.startswith(("https://", "http://"))
+
+
 def _remedy(uri: str, error: Exception, doing: str) -> str:
     if not is_uri(uri):
         return "check that the file is there and that you may read it"
     if uri.startswith("hf://"):
         return f"{_hub_remedy(error)}; or put the files into a folder or a bucket and name it in data.root"
+    if is_web(uri):
+        return "check the address and the network; the server must answer requests for ranges of bytes"
     if isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error):
         return f"check the credentials, and that they may list and {doing} the bucket"
     if isinstance(error, FileNotFoundError) or "NO_SUCH_BUCKET" in str(error):
@@ -370,6 +383,41 @@ def zip_members(archive: Found) -> tuple[str, ...]:
         return tuple(sorted(info.filename for info in opened_zip.infolist() if not info.is_dir()))
 
 
+class _WebFile:
+    """A file of a web server, each read of which is a request for a range of it."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._position = uri, 0
+        with self._range(0, 0) as answer:
+            self._size = int(answer.headers["Content-Range"].rpartition("/")[2])
+
+    def _range(self, first: int, last: int) -> http.client.HTTPResponse:
+        request = urllib.request.Request(self._uri, headers={"Range": f"bytes={first}-{last}"})  # noqa: S310 (is_web)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_WEB_TIMEOUT_S)  # noqa: S310
+        if answer.status != 206:
+            answer.close()
+            raise NotImplementedError("the server sends whole files only, not ranges of them")
+        return answer
+
+    def size(self) -> int:
+        return self._size
+
+    def seek(self, position: int) -> None:
+        self._position = position
+
+    def read(self, count: int) -> bytes:
+        try:
+            with self._range(self._position, self._position + count - 1) as answer:
+                data = answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(f"the answer ends early: {error!r}") from error
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+
 class _Resuming(io.RawIOBase):
     """A file read by ranges, which opens it again and goes on where the network fails."""
 
@@ -379,8 +427,11 @@ class _Resuming(io.RawIOBase):
         self.size = _attempt(uri, self._open)
 
     def _open(self) -> int:
-        system, path = _located(self._uri)
-        self._file = system.open_input_file(path)
+        if is_web(self._uri):
+            self._file = _WebFile(self._uri)
+        else:
+            system, path = _located(self._uri)
+            self._file = system.open_input_file(path)
         return int(self._file.size())
 
     def readable(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mixtura.platform.containers import DamagedError, unpacked
 from mixtura.platform.errors import DataError
-from mixtura.platform.filesystems import absolute, glob, is_uri, opened, shown, split_uri
+from mixtura.platform.filesystems import absolute, glob, is_uri, is_web, opened, shown, split_uri
 
 COMMON_CRAWL = "https://data.commoncrawl.org"
 _LIST = re.compile(r"\.paths(\.gz)?$")
@@ -27,7 +27,7 @@ def input_files(places: Sequence[str], root: str = COMMON_CRAWL) -> list[str]:
 def _files(place: str, root: str) -> Iterator[str]:
     if _LIST.search(split_uri(place)[1]):
         yield from _listed(place, root)
-    elif place.startswith(("https://", "http://")):
+    elif is_web(place):
         yield place
     else:
         found = [file.uri for file in glob(place)]
