@@ -69,7 +69,7 @@ def _resiliparse() -> tuple[Callable[..., str], Any]:
 
 
 def page_text(answer: bytes, most: int) -> str:
-    """The text of the page that a server answered with.
+    r"""The text of the page that a server answered with.
 
     >>> page_text(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nHello", most=1000)
     'Hello'
