@@ -139,7 +139,7 @@ def _payload(body: bytes, fields: dict[str, str], most: int) -> bytes:
 
 
 def _joined_chunks(body: bytes) -> bytes:
-    """The chunks of a chunked body; the body itself if it is not chunked.
+    r"""The chunks of a chunked body; the body itself if it is not chunked.
 
     >>> _joined_chunks(b"3\r\nabc\r\n2;x=1\r\nde\r\n0\r\n\r\n"), _joined_chunks(b"<html>")
     (b'abcde', b'<html>')
