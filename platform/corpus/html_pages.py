@@ -71,7 +71,7 @@ def _resiliparse() -> tuple[Callable[..., str], Any]:
 
 
 def page_text(answer: bytes, most: int) -> str:
-    """The text of the page that a server answered with.
+    r"""The text of the page that a server answered with.
 
     >>> page_text(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\nHello", most=1000)
     'Hello'
@@ -144,7 +144,7 @@ def _payload(body: bytes, fields: dict[str, str], most: int) -> bytes:
 
 
 def _joined_chunks(body: bytes) -> bytes:
-    """The chunks of a chunked body; the body itself if it is not chunked.
+    r"""The chunks of a chunked body; the body itself if it is not chunked.
 
     >>> _joined_chunks(b"3\\r\\nabc\\r\\n2;x=1\\r\\nde\\r\\n0\\r\\n\\r\\n"), _joined_chunks(b"<html>")
     (b'abcde', b'<html>')

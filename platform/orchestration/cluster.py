@@ -24,6 +24,7 @@ _STORE_SHARE = 0.5
 _STREAM_MEMORY = parse_bytes(DataSection().stream_memory)
 _HOUR_MS = 3_600_000
 _PATIENCE_S = 10.0
+_API_SERVER = "RAY_API_SERVER_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,8 @@ def connected(
             # On a small machine Ray would end a block builder after each window of blocks and start it anew for the
             # next one, which costs two seconds of a core each time.
             os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_HOUR_MS))
-            ray.init(address="local", include_dashboard=False, **options)
+            with _without_api_of_others():
+                ray.init(address="local", include_dashboard=False, **options)
     except OSError as error:
         raise ResourceError(
             f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`"
@@ -297,6 +299,24 @@ def connected(
         )
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without_api_of_others() -> Iterator[None]:
+    """For processes that begin meanwhile: an address of an API server at which nobody answers, as our cluster has none.
+
+    Without one Ray Train would ask whatever cluster with a dashboard it finds on this machine whether its controller is
+    alive; that cluster does not know it, and Ray Train would take the workers' places away.
+    """
+    before = os.environ.get(_API_SERVER)
+    os.environ[_API_SERVER] = "http://127.0.0.1:1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_API_SERVER]
+        else:
+            os.environ[_API_SERVER] = before
 
 
 def nodes_of_cluster() -> list[Node]:

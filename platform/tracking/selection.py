@@ -41,9 +41,9 @@ class CheckpointScores:
 def scores(records: Iterable[Record], split: str = "validation", tasks: Sequence[str] = ()) -> list[CheckpointScores]:
     """The evaluated checkpoints of a run, the best average first; those without one at the end, by step.
 
-    `tasks` are those that an average needs, beside all that occur. A later result for the same checkpoint, task and
-    metric replaces the earlier one. A result that is not a number (the correlation of a model that always answers the
-    same) counts as 0 in the average: that is what such answers are worth.
+    `tasks` are those that an average needs, beside all that occur with a headline that is better when higher. A later
+    result for the same checkpoint, task and metric replaces the earlier one. A result that is not a number (the
+    correlation of a model that always answers the same) counts as 0 in the average, which is what it is worth.
     """
     headlines: dict[str, str] = {}
     found: dict[int, dict[str, EvaluationResult]] = {}
@@ -52,7 +52,8 @@ def scores(records: Iterable[Record], split: str = "validation", tasks: Sequence
             continue
         if headlines.setdefault(record.task, record.metric) == record.metric:
             found.setdefault(record.step, {})[record.task] = record
-    needed = headlines.keys() | set(tasks)
+    averaged = {task for own in found.values() for task, result in own.items() if result.higher_is_better}
+    needed = averaged | set(tasks)
     everyone = [CheckpointScores(step, by_task, _average(by_task, needed)) for step, by_task in sorted(found.items())]
     # Python's sort is stable, so that equal averages stay in the order of their steps.
     return sorted(everyone, key=lambda one: math.inf if one.average is None else -one.average)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,16 +113,22 @@ def test_a_killed_evaluator_is_started_again_and_every_number_is_there(
     killed = None
     deadline = time.monotonic() + PATIENCE_S
     while killed is None and time.monotonic() < deadline and work.is_alive():
-        for process in psutil.process_iter(["cmdline"]):
-            if "ray::Evaluator.run" in " ".join(process.info["cmdline"] or []):
-                os.kill(process.pid, signal.SIGKILL)
-                killed = process.pid
-                break
+        killed = kill_one("ray::Evaluator.run")
     work.join(PATIENCE_S)
     assert killed is not None
     assert not work.is_alive()
     assert measured(found) == expected
     assert ray.is_initialized()
+
+
+def kill_one(name: str) -> int | None:
+    """Kill a process of this test's cluster by Ray's title for it; its number, if there was any."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(process.cmdline()):
+                process.kill()
+                return process.pid
+    return None
 
 
 def test_a_checkpoint_that_is_deleted_in_a_pause_does_not_end_the_training(

@@ -35,3 +35,37 @@ def test_every_server_of_a_runs_own_cluster_listens_on_loopback(repository: Path
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout.splitlines()[-1]) == ["127.0.0.1"]
+
+
+ASK = """
+from mixtura.platform.config import ExecutorSection
+from mixtura.platform.orchestration.cluster import connected
+with connected(ExecutorSection(workers=1)):
+    import os, ray
+    from ray.util.state import get_actor
+    from ray.util.state.exception import RayStateApiException
+    def ask():
+        try:
+            return get_actor("0" * 32, timeout=5)
+        except RayStateApiException as error:
+            return str(error)
+    print("RAY_API_SERVER_ADDRESS" in os.environ, ray.get(ray.remote(num_cpus=0)(ask).remote()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_s_own_cluster_asks_no_other_cluster_of_the_machine_who_is_alive(repository: Path) -> None:
+    """Ray Train asks for its controller; another cluster does not know it, and the run would lose its workers."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    result = subprocess.run(
+        [sys.executable, "-c", ASK],
+        cwd=repository,
+        env=environment | {"PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    ours, answer = result.stdout.splitlines()[-1].split(" ", 1)
+    assert ours == "False"
+    assert "Failed to make request to http://127.0.0.1:1" in answer

@@ -89,3 +89,13 @@ def test_nothing_evaluated_means_nothing_best() -> None:
     assert best_on_average([]) is None
     assert best_per_task([]) == {}
     assert pareto_front([]) == []
+
+
+def test_an_average_does_not_wait_for_what_it_leaves_out() -> None:
+    """A run that went on when held-out text came to be measured has checkpoints without it."""
+    text = EvaluationResult(20, "c4", "validation", "bits_per_byte", 1.2, higher_is_better=False)
+    found = scores([*reached(10, a=5.0), *reached(20, a=4.0), text])
+    assert {one.step: one.average for one in found} == {10: 5.0, 20: 4.0}
+    best = best_on_average(found)
+    assert best is not None
+    assert best.step == 10
