@@ -73,7 +73,7 @@ def _resiliparse() -> tuple[Callable[..., str], Any]:
 def page_text(answer: bytes, most: int) -> str:
     r"""The text of the page that a server answered with.
 
-    >>> page_text(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\nHello", most=1000)
+    >>> page_text(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nHello", most=1000)
     'Hello'
     """
     head = _HEAD.match(answer)
@@ -146,7 +146,7 @@ def _payload(body: bytes, fields: dict[str, str], most: int) -> bytes:
 def _joined_chunks(body: bytes) -> bytes:
     r"""The chunks of a chunked body; the body itself if it is not chunked.
 
-    >>> _joined_chunks(b"3\\r\\nabc\\r\\n2;x=1\\r\\nde\\r\\n0\\r\\n\\r\\n"), _joined_chunks(b"<html>")
+    >>> _joined_chunks(b"3\r\nabc\r\n2;x=1\r\nde\r\n0\r\n\r\n"), _joined_chunks(b"<html>")
     (b'abcde', b'<html>')
     """
     return b"".join(_chunks(body)) if _CHUNK.match(body) else body
