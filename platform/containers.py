@@ -12,6 +12,7 @@ import lzma
 import re
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
@@ -84,11 +85,15 @@ def refusal(name: str, found: str, expected: str) -> DataError:
     return DataError(f"{name} is {found}; expected {expected}")
 
 
-class _Unzipped(io.RawIOBase):
-    """The bytes of a member of a zip archive, up to where they are damaged; the next read then raises DamagedError."""
+class _UpToDamage(io.RawIOBase, ABC):
+    """The bytes of compressed data up to where it is damaged; the read that meets it raises DamagedError, and the data
+    ends."""
 
-    def __init__(self, file: zipfile.ZipExtFile) -> None:
-        self._file, self._ended = file, False
+    _ended = False
+
+    @abstractmethod
+    def _next(self, most: int) -> bytes:
+        """Some bytes more, or none at the end; DamagedError where there should be some."""
 
     def readable(self) -> bool:
         return True
@@ -97,15 +102,27 @@ class _Unzipped(io.RawIOBase):
         if self._ended:
             return 0
         try:
-            data = self._file.read1(len(buffer))
-        except EOFError as error:
+            data = self._next(len(buffer))
+        except DamagedError:
             self._ended = True
-            raise DamagedError(ENDS_EARLY) from error
-        except (zlib.error, zipfile.BadZipFile, lzma.LZMAError, OSError) as error:
-            self._ended = True
-            raise DamagedError("corrupt zip data") from error
+            raise
         buffer[: len(data)] = data
         return len(data)
+
+
+class _Unzipped(_UpToDamage):
+    """The bytes of a member of a zip archive."""
+
+    def __init__(self, file: zipfile.ZipExtFile) -> None:
+        self._file = file
+
+    def _next(self, most: int) -> bytes:
+        try:
+            return self._file.read1(most)
+        except EOFError as error:
+            raise DamagedError(ENDS_EARLY) from error
+        except (zlib.error, zipfile.BadZipFile, lzma.LZMAError, OSError) as error:
+            raise DamagedError("corrupt zip data") from error
 
     def close(self) -> None:
         self._file.close()
@@ -229,8 +246,8 @@ def _up_to_error(inflate: Any, packed: bytes) -> bytes:
     return b"".join(pieces)
 
 
-class _Unzstd(io.RawIOBase):
-    """The bytes of all frames of a zstd file; where one is damaged, a read raises DamagedError and the file ends.
+class _Unzstd(_UpToDamage):
+    """The bytes of all frames of a zstd file.
 
     Up to a piece from before the damage is lost with it, so pieces are small.
     """
@@ -239,21 +256,13 @@ class _Unzstd(io.RawIOBase):
         import pyarrow as pa
 
         self._file: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
-        self._ended = False
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._ended:
-            return 0
+    def _next(self, most: int) -> bytes:
         try:
-            data = self._file.read(min(len(buffer), _ZSTD_PIECE_BYTES))
+            data: bytes = self._file.read(min(most, _ZSTD_PIECE_BYTES))
         except OSError as error:
-            self._ended = True
             raise DamagedError(ENDS_EARLY if "Truncated" in str(error) else "corrupt zstd data") from error
-        buffer[: len(data)] = data
-        return len(data)
+        return data
 
 
 def unpacked(file: BufferedReader) -> BufferedReader:

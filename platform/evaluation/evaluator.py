@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -214,3 +215,9 @@ def padded(rows: Sequence[Ids]) -> npt.NDArray[np.int32]:
 def write_answers(result: TaskResult) -> str:
     """The records of a result as JSON lines."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in result.answers)
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of answers, as `write_answers` and submissions write them."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

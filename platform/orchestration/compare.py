@@ -19,6 +19,7 @@ from mixtura.platform import config as configuration
 from mixtura.platform.config import Config
 from mixtura.platform.data.task import Metric
 from mixtura.platform.errors import RequestError
+from mixtura.platform.evaluation.evaluator import read_answers
 from mixtura.platform.evaluation.intervals import Interval, bootstrap_difference, bounds_shown, independent_difference
 from mixtura.platform.evaluation.losses import bits_per_byte, loss, perplexity
 from mixtura.platform.orchestration.report import mixture_rows
@@ -60,10 +61,7 @@ class Side:
     def answers(self, task: str, split: str) -> list[dict[str, Any]] | None:
         """What it answered, if that is kept."""
         path = self.run.predictions / f"step-{self.step:06d}" / f"{task}.{split}.jsonl"
-        if not path.is_file():
-            return None
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return read_answers(path) if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,8 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What a reader of the results should know."""
+        if not self.results:
+            return ["no task was measured on both: `mixtura evaluate` measures what is missing"]
         compared = sum(row["difference"] is not None for row in self.results)
         lines = ["difference: to the first one, with its 95 % bootstrap interval over examples"]
         if compared > 1:

@@ -31,6 +31,7 @@ from mixtura.platform.evaluation.evaluator import (
     evaluate_text,
     judged,
     predict,
+    read_answers,
     write_answers,
 )
 from mixtura.platform.evaluation.submission import answer_records, questions
@@ -92,7 +93,6 @@ class EvaluationJob:
     """`Copies` as a dictionary: where a node keeps local copies of caches that lie in a bucket."""
     hidden: bool = False
     """Whether the right answers are hidden: the rows come from the task's files, are answered and not judged."""
-
     size: int | None = None
     """How many examples the split has, where that is known."""
     parts: int = 1
@@ -277,9 +277,7 @@ def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | N
     path = Path(job.earlier_answers)
     if not job.earlier_answers or not path.is_file():
         return None
-    with open(path, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    asked = job.asked.items()
+    records, asked = read_answers(path), job.asked.items()
     same = len(records) == count and all(one.items() >= asked and "target_log_probability" in one for one in records)
     names = ("prediction", "log_probability", "target_log_probability")
     return [Prediction(*(record[name] for name in names)) for record in records] if same else None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
 from mixtura.platform.orchestration.devices import device_called
+from mixtura.platform.orchestration.helper_thread import HelperThread
 from mixtura.platform.tracking.records import EventWriter, SystemPoint
 from mixtura.platform.training.loop import LoopSettings, StepReport
+from mixtura.platform.workspace import Run
 
 if TYPE_CHECKING:
     from mixtura.models.t5 import T5Config
@@ -57,33 +58,29 @@ class StepMeter:
         return metrics
 
 
-class SystemMonitor:
-    """Writes every so many seconds how busy this machine is, on a thread of its own, to a file of events of its own.
+class SystemMonitor(HelperThread):
+    """Writes every so many seconds how busy this machine is, to a file of events of its own.
 
-    What cannot be read is left out: no training ends for want of it.
+    What cannot be read or written is left out: no training ends for want of it.
     """
 
-    def __init__(self, folder: Path, node: int, every_s: float) -> None:
-        self._folder, self._node, self._every_s = folder, node, every_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="system metrics", daemon=True)
-
-    def _follow(self) -> None:
-        path = self._folder / f"system-{self._node:04d}-{time.time_ns()}.jsonl"
+    def __init__(self, run: Run, node: int, every_s: float) -> None:
+        super().__init__(run, "system metrics", every_s)
+        self.node = node
+        self._events = EventWriter(run.events / f"system-{node:04d}-{time.time_ns()}.jsonl")
         psutil.cpu_percent()  # the first call only begins to measure
-        with contextlib.suppress(OSError), EventWriter(path) as events:
-            while not self._over.wait(self._every_s):
-                events.write(SystemPoint(self._node, system_metrics(self._folder)))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def look(self) -> None:
+        """Write how it is now."""
+        with contextlib.suppress(OSError, psutil.Error):
+            self._events.write(SystemPoint(self.node, system_metrics(self.run.path)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        super().__exit__(kind, error, traceback)
+        with contextlib.suppress(OSError):
+            self._events.close()
 
 
 def system_metrics(folder: Path) -> dict[str, float]:

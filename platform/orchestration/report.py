@@ -13,6 +13,7 @@ from mixtura.platform.config import Config
 from mixtura.platform.data.mixture import ONE
 from mixtura.platform.data.stream_spec import StreamSpec
 from mixtura.platform.errors import ConfigError, RequestError
+from mixtura.platform.evaluation.evaluator import read_answers
 from mixtura.platform.evaluation.intervals import bounds_shown
 from mixtura.platform.orchestration.memory import Planned
 from mixtura.platform.orchestration.provenance import provenance
@@ -20,7 +21,6 @@ from mixtura.platform.orchestration.result import FINAL_SPLITS, benchmark_lines,
 from mixtura.platform.tracking.html import write_page
 from mixtura.platform.tracking.plot import LOSS_AXIS, Curve, as_svg, curve_of, loss_curves
 from mixtura.platform.tracking.records import (
-    LOSS,
     CheckpointCommitted,
     EvaluationResult,
     EvaluationSkipped,
@@ -80,7 +80,7 @@ def report_values(run: Run, price: float | None = None) -> dict[str, Any]:
         "results": [_result_row(run, one, found, tasks, kept) for one in found],
         "checkpoints": ", ".join(f"{run.name}@{step}" for step in sorted(kept)),
         "metric_curves": list(_metric_curves(found, tasks)),
-        "final": _readable(result_table(run)),
+        "final": result_table(run),
         "benchmarks": benchmark_lines(run),
         "loss_curve": as_svg(losses, "", LOSS_AXIS, smooth=True) if losses else "",
         "mixture": mixture_rows(run, points),
@@ -192,12 +192,9 @@ def example_answers(run: Run, step: int) -> Iterator[dict[str, Any]]:
         if task not in by_task or split in FINAL_SPLITS:
             by_task[task] = path
     for task, path in by_task.items():
-        with open(path, encoding="utf-8") as file:
-            records = [json.loads(line) for line in file]
-        if "prediction" in records[0]:
-            yield _answers_of_task(task, records)
-        else:
-            yield _pieces_of_text(task, records)
+        records = read_answers(path)
+        if records:
+            yield _answers_of_task(task, records) if "prediction" in records[0] else _pieces_of_text(task, records)
 
 
 def _answers_of_task(task: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -352,10 +349,6 @@ def _step_curves(records: Sequence[Record]) -> Iterator[str]:
             yield as_svg({name: curve}, "", what)
 
 
-def _readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [dict(row) for row in rows]
-
-
 def _cost(spending: Spending, price: float | None) -> list[dict[str, Any]]:
     hours = spending.wall_s * spending.workers / 3600
     rows = [
@@ -395,8 +388,6 @@ def _events(records: Iterable[Record]) -> Iterator[dict[str, str]]:
                 text = f"checkpoint of step {record.step}"
             case EvaluationSkipped():
                 text = f"checkpoint of step {record.step} is not evaluated: {record.reason}"
-            case EvaluationResult(metric=metric) if metric == LOSS:
-                continue
             case Note():
                 text = record.text
             case _:

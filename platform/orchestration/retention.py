@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from mixtura.platform.config import Config
-from mixtura.platform.orchestration.tasks import measured_tasks
 from mixtura.platform.tracking.aliases import read_aliases
-from mixtura.platform.tracking.records import read_events
+from mixtura.platform.tracking.records import Record, read_events
 from mixtura.platform.tracking.selection import best_for, pareto_front, scores, settled_steps
 from mixtura.platform.training.checkpoint import delete_checkpoint, list_checkpoints, retain
 from mixtura.platform.workspace import Run
@@ -22,27 +21,27 @@ YAML would take seconds."""
 _FOLDER = re.compile(r"step-(\d+)")
 
 
-def delete_superseded(run: Run, config: Config) -> list[int]:
+def delete_superseded(run: Run, config: Config, *, evaluated: bool) -> list[int]:
     """Delete the checkpoints that neither the settings nor anybody else wants to keep; returns their steps.
 
     Kept are the newest (`checkpoints.keep`), those of every so many steps (`checkpoints.keep_every`), those that wait
-    to be evaluated, and whatever `protected` names.
+    to be `evaluated`, and whatever `protected` names.
     """
     if config.checkpoints.keep is None:
         return []
-    infos = {info.step: info for info in list_checkpoints(run.checkpoints)}
-    waiting = infos.keys() - settled_steps(read_events(run.events)) if measured_tasks(config) else set()
-    kept = protected(run) | waiting
+    infos, records = {info.step: info for info in list_checkpoints(run.checkpoints)}, read_events(run.events)
+    waiting = infos.keys() - settled_steps(records) if evaluated else set()
+    kept = protected(run, records) | waiting
     deleted = retain(infos.values(), config.checkpoints.keep, kept, config.checkpoints.keep_every)
     for step in deleted:
         delete_checkpoint(infos[step])
     return deleted
 
 
-def protected(run: Run) -> set[int]:
+def protected(run: Run, records: Sequence[Record]) -> set[int]:
     """Steps whose checkpoints stay however old they are: best for a task or on average, beaten by no other one on all
     tasks, named by an alias of the registry, or named by another run as where it begins."""
-    found = scores(read_events(run.events))
+    found = scores(records)
     best = {step for step, what in best_for(found).items() if what}
     front = {one.step for one in pareto_front(found)}
     return best | front | set(read_aliases(run.path).values()) | set(begun_from(run))

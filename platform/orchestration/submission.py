@@ -8,7 +8,6 @@ Whatever could be refused is refused before a model is loaded; an archive is who
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from mixtura.platform.config import Config
 from mixtura.platform.data.submission import Index, SubmissionFile
 from mixtura.platform.data.task import Task
 from mixtura.platform.errors import DataError, RequestError, UnknownNameError
+from mixtura.platform.evaluation.evaluator import read_answers
 from mixtura.platform.evaluation.submission import SPLIT, archive, file_of, questions, texts_in
 from mixtura.platform.files import disk_full_is_an_answer, write_bytes_atomically
 from mixtura.platform.orchestration.ensembles import Answerer, answerer, vocabulary_path
@@ -230,8 +230,7 @@ def _records(path: Path, name: str, asked: Sequence[Index]) -> list[dict[str, An
             f"task {name!r}: its answers were written on another machine, which does not see {path.parent}: take a "
             "folder of runs that all machines share"
         )
-    with open(path, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = read_answers(path)
     if [tuple(record["index"]) for record in records] != list(asked):
         raise DataError(
             f"task {name!r}: {len(records)} rows were answered, and they are not the {len(asked)} rows that its test "

@@ -198,7 +198,8 @@ class Training:
 
     def _train(self, prepared: Prepared, spec: StreamSpec) -> bool:
         """Train, and evaluate beside it where that is wanted."""
-        plan, jobs, settings = self._plan(prepared, spec), jobs_for(self.config, prepared), self.config.evaluation
+        jobs, settings = jobs_for(self.config, prepared), self.config.evaluation
+        plan = self._plan(prepared, spec, evaluated=bool(jobs))
         if settings.when != "beside" or not jobs:
             return self.executor.train(plan, jobs)
         beside = EvaluationBeside(self.run, jobs, self.executor.evaluate, settings.waiting, self.reporter)
@@ -245,7 +246,7 @@ class Training:
                 raise
             events.write(RunFinished("done" if self.finished else "resumable"))
 
-    def _plan(self, prepared: Prepared, spec: StreamSpec) -> TrainPlan:
+    def _plan(self, prepared: Prepared, spec: StreamSpec, *, evaluated: bool) -> TrainPlan:
         fork = None if list_checkpoints(self.run.checkpoints) else self.config.run.fork
         return TrainPlan(
             config=self.config.to_dict(),
@@ -253,6 +254,7 @@ class Training:
             stream=spec.to_dict(),
             vocabulary=str(prepared.vocabulary),
             attempt=self.attempt,
+            evaluated=evaluated,
             threads=self.executor.threads,
             fork=None if fork is None else str(checkpoint_path(self.space, fork)),
         )
@@ -261,7 +263,7 @@ class Training:
         jobs = final_jobs_for(self.config, prepared)
         if self.config.evaluation.when != "pause":
             self._validate_all(prepared)
-            delete_superseded(self.run, self.config)
+            delete_superseded(self.run, self.config, evaluated=True)
         best = best_checkpoint(self.run)
         if not (jobs and self.config.evaluation.test):
             return

@@ -79,6 +79,8 @@ class TrainPlan:
     attempt: int
     fork: str | None = None
     """Checkpoint folder whose weights and optimizer state a new run begins with."""
+    evaluated: bool = False
+    """Whether checkpoints are evaluated, so that those that wait for it are kept."""
     threads: int = 1
     """Of torch in this process, where the model is on the CPU; never more than the machine has."""
 
@@ -285,7 +287,7 @@ class Rank:
         every = self.config.tracking.system_every
         if self.first_of_node is None or every is None:
             return nullcontext()
-        return SystemMonitor(self.run.events, self.first_of_node, parse_duration_s(every))
+        return SystemMonitor(self.run, self.first_of_node, parse_duration_s(every))
 
     def _watchdog(self, launch: str, works_elsewhere: Callable[[], object]) -> Watchdog:
         hang_after = self.config.executor.hang_after
@@ -323,7 +325,7 @@ class Rank:
             if pauses:
                 with watchdog.paused():
                     self._evaluate(info, events)
-        delete_superseded(self.run, self.config)
+        delete_superseded(self.run, self.config, evaluated=self.plan.evaluated)
 
     def _evaluate(self, info: CheckpointInfo, events: EventWriter) -> None:
         """Evaluate a checkpoint, unless somebody deletes it meanwhile: that is no reason to end the training."""

@@ -21,20 +21,25 @@ with connected(ExecutorSection(workers=1)):
 """
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_every_server_of_a_runs_own_cluster_listens_on_loopback(repository: Path) -> None:
+def said_by(program: str, repository: Path) -> str:
+    """The last line of a program that runs by itself, as on a machine where Ray was told nothing."""
     dropped = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ADDRESS")
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     result = subprocess.run(
-        [sys.executable, "-c", LOOK],
+        [sys.executable, "-c", program],
         cwd=repository,
         env=environment | {"PYTHONPATH": "src"},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert json.loads(result.stdout.splitlines()[-1]) == ["127.0.0.1"]
+    return result.stdout.splitlines()[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_server_of_a_runs_own_cluster_listens_on_loopback(repository: Path) -> None:
+    assert json.loads(said_by(LOOK, repository)) == ["127.0.0.1"]
 
 
 ASK = """
@@ -57,15 +62,6 @@ with connected(ExecutorSection(workers=1)):
 @pytest.mark.slow
 def test_a_run_s_own_cluster_asks_no_other_cluster_of_the_machine_who_is_alive(repository: Path) -> None:
     """Ray Train asks for its controller; another cluster does not know it, and the run would lose its workers."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    result = subprocess.run(
-        [sys.executable, "-c", ASK],
-        cwd=repository,
-        env=environment | {"PYTHONPATH": "src"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    ours, answer = result.stdout.splitlines()[-1].split(" ", 1)
+    ours, answer = said_by(ASK, repository).split(" ", 1)
     assert ours == "False"
     assert "Failed to make request to http://127.0.0.1:1" in answer

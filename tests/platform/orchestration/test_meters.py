@@ -19,6 +19,7 @@ from mixtura.platform.orchestration import meters
 from mixtura.platform.orchestration.meters import StepMeter, SystemMonitor, system_metrics
 from mixtura.platform.tracking.records import SystemPoint, read_events
 from mixtura.platform.training.loop import LoopSettings, StepReport
+from mixtura.platform.workspace import Run
 
 SETTINGS = LoopSettings(
     steps=1,
@@ -67,11 +68,12 @@ def test_utilisation_is_the_share_of_the_peak_of_all_gpus(monkeypatch: pytest.Mo
 
 
 def test_a_monitor_writes_until_it_is_left(tmp_path: Path) -> None:
-    with SystemMonitor(tmp_path, node=3, every_s=0.02):
+    run = Run(tmp_path)
+    with SystemMonitor(run, node=3, every_s=0.02):
         deadline = time.monotonic() + 30
-        while len(read_events(tmp_path)) < 3 and time.monotonic() < deadline:
+        while len(read_events(run.events)) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
-    points = [one for one in read_events(tmp_path) if isinstance(one, SystemPoint)]
+    points = [one for one in read_events(run.events) if isinstance(one, SystemPoint)]
     assert len(points) >= 3
     assert {point.node for point in points} == {3}
     for point in points:
@@ -79,7 +81,7 @@ def test_a_monitor_writes_until_it_is_left(tmp_path: Path) -> None:
         assert 0 < point.metrics["disk_usage_percentage"] <= 100
         assert all(math.isfinite(value) for value in point.metrics.values())
     time.sleep(0.1)
-    assert len(read_events(tmp_path)) == len(points)
+    assert len(read_events(run.events)) == len(points)
 
 
 def test_what_cannot_be_read_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -123,6 +123,25 @@ def test_answers_are_shown_as_they_were_given_whatever_they_hold(space: Workspac
         assert "characters</summary>" in page
 
 
+def test_a_file_without_answers_shows_none(space: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path)
+    shutil.copytree(space.run("base").path, tmp_path / "base")
+    (copy.run("base").predictions / f"step-000008/{MODULE}.validation.jsonl").write_text("")
+    assert MODULE not in [task["name"] for task in example_answers(copy.run("base"), 8)]
+
+
+def test_runs_that_share_no_task_are_told_so(space: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path)
+    for name in ("base", "apart"):
+        shutil.copytree(space.run("base").path, tmp_path / name)
+    for path in copy.run("apart").events.glob("evaluate-*.jsonl"):
+        path.write_text(path.read_text().replace("python_docs_", "other_"))
+    found = compare(copy, ["base@8", "apart@8"])
+    assert found.results == []
+    assert found.notes() == ["no task was measured on both: `mixtura evaluate` measures what is missing"]
+    write_comparison(found, tmp_path / "both.html")
+
+
 def test_a_deleted_checkpoint_keeps_its_numbers(space: Workspace, tmp_path: Path) -> None:
     copy = Workspace(tmp_path)
     shutil.copytree(space.run("base").path, tmp_path / "base")

@@ -52,7 +52,7 @@ def begun_by(run: Run, name: str, tree: Config) -> None:
 
 
 def test_all_stay_unless_a_number_is_given(run: Run, keep: Callable[..., Config]) -> None:
-    assert delete_superseded(run, keep()) == []
+    assert delete_superseded(run, keep(), evaluated=True) == []
     assert steps(run) == list(STEPS)
 
 
@@ -62,12 +62,14 @@ def test_those_that_wait_for_evaluation_stay(run: Run, keep: Callable[..., Confi
         reached(run, step, python_docs_module=50.0)
     with EventWriter(run.events / SKIPPED) as events:
         events.write(EvaluationSkipped(800, "too many"))
-    delete_superseded(run, keep("checkpoints.keep=1"))
+    delete_superseded(run, keep("checkpoints.keep=1"), evaluated=True)
     assert steps(run) == [100, 300, 1000]  # the best, the one that waits, the newest
+    delete_superseded(run, keep("checkpoints.keep=1"), evaluated=False)
+    assert steps(run) == [100, 1000]
 
 
 def test_the_newest_and_those_of_every_so_many_steps_stay(run: Run, keep: Callable[..., Config]) -> None:
-    delete_superseded(run, keep("checkpoints.keep=2", "checkpoints.keep_every=400"))
+    delete_superseded(run, keep("checkpoints.keep=2", "checkpoints.keep_every=400"), evaluated=True)
     assert steps(run) == [400, 800, 900, 1000]
 
 
@@ -77,7 +79,7 @@ def test_the_best_for_a_task_the_best_on_average_and_the_unbeaten_stay(run: Run,
     reached(run, 300, rte=30, cola=70)  # best for nothing, beaten by nobody on both
     reached(run, 400, rte=50, cola=50)  # beaten by 200
     reached(run, 500, rte=10, cola=80)  # best for cola
-    delete_superseded(run, keep("checkpoints.keep=1"))
+    delete_superseded(run, keep("checkpoints.keep=1"), evaluated=True)
     assert steps(run) == [100, 200, 300, 500, 1000]
 
 
@@ -87,7 +89,7 @@ def test_what_an_alias_names_stays_and_no_registry_is_asked(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     set_alias(run.path, "answers", "production", 300)
     set_aliases(run.path, "base", {"champion": 500, "best-rte": 300})
-    delete_superseded(run, keep("checkpoints.keep=1"))
+    delete_superseded(run, keep("checkpoints.keep=1"), evaluated=True)
     assert steps(run) == [300, 500, 1000]
     assert read_aliases(run.path) == {"answers@production": 300, "base@champion": 500, "base@best-rte": 300}
 
@@ -96,7 +98,7 @@ def test_an_alias_that_moves_on_lets_go_of_its_checkpoint(run: Run, keep: Callab
     set_aliases(run.path, "base", {"champion": 300, "best-rte": 200})
     set_alias(run.path, "base", "champion", 400)
     set_alias(run.path, "base", "best-rte", None)
-    delete_superseded(run, keep("checkpoints.keep=1"))
+    delete_superseded(run, keep("checkpoints.keep=1"), evaluated=True)
     assert steps(run) == [400, 1000]
 
 
@@ -106,7 +108,7 @@ def test_what_another_run_begins_with_stays(run: Run, keep: Callable[..., Config
     begun_by(run, "other", keep("run.from=another@400"))
     begun_by(run, "foreign", keep("model.from=someone/t5-base"))
     (run.path / "config.yaml").write_text(keep("run.from=base@600").to_yaml())
-    delete_superseded(run, keep("checkpoints.keep=1"))
+    delete_superseded(run, keep("checkpoints.keep=1"), evaluated=True)
     assert steps(run) == [200, 300, 1000]
 
 
