@@ -25,6 +25,7 @@ from mixtura.platform.data.vocabulary import Vocabulary
 from mixtura.platform.evaluation.baselines import Baseline, trivial_baselines
 from mixtura.platform.evaluation.evaluator import (
     Decode,
+    EvaluationExample,
     Ids,
     Prediction,
     TaskResult,
@@ -185,20 +186,26 @@ def _measure(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> di
 
 
 def _on_task(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> TaskResult | None:
-    copies = Copies(**job.copies)
-    task, cache = chosen_task(job.task), open_cache(job.cache, job.split, copies)
+    task, cache = chosen_task(job.task), open_cache(job.cache, job.split, Copies(**job.copies))
     lengths = job.inputs_length, job.targets_length
     examples = load_examples(cache, *lengths, job.limit, around_answer=task.around_answer)
-    baselines: dict[str, Baseline] = {}
-    if job.baselines:
-        targets = training_targets(job.training, vocabulary, copies) if job.training else Counter()
-        baselines = trivial_baselines(task, targets, [example.fields for example in examples])
-    earlier = _earlier_predictions(job, len(examples))
-    if earlier is not None:
-        return judged(task, job.named, examples, earlier, 0.0, baselines)
-    rows, right = [example.ids for example in examples], [example.targets for example in examples]
-    found = _answered(job, task, model, vocabulary, rows, right)
-    return None if found is None else judged(task, job.named, examples, found.predictions, found.seconds, baselines)
+    found = _earlier_answers(job, len(examples))
+    if found is None:
+        rows, right = [example.ids for example in examples], [example.targets for example in examples]
+        found = _answered(job, task, model, vocabulary, rows, right)
+    if found is None:
+        return None
+    baselines = _baselines(job, task, vocabulary, examples)
+    return judged(task, job.named, examples, found.predictions, found.seconds, baselines)
+
+
+def _baselines(
+    job: EvaluationJob, task: Task, vocabulary: Vocabulary, examples: Sequence[EvaluationExample]
+) -> dict[str, Baseline]:
+    if not job.baselines:
+        return {}
+    targets = training_targets(job.training, vocabulary, Copies(**job.copies)) if job.training else Counter()
+    return trivial_baselines(task, targets, [example.fields for example in examples])
 
 
 def _answer_hidden(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -272,7 +279,7 @@ def _on_text(job: EvaluationJob, model: Answering, vocabulary: Vocabulary) -> Ta
     )
 
 
-def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | None:
+def _earlier_answers(job: EvaluationJob, count: int) -> _Answered | None:
     """What the checkpoint answered before, where it was asked exactly these examples, and decoded as now."""
     path = Path(job.earlier_answers)
     if not job.earlier_answers or not path.is_file():
@@ -280,7 +287,7 @@ def _earlier_predictions(job: EvaluationJob, count: int) -> list[Prediction] | N
     records, asked = read_answers(path), job.asked.items()
     same = len(records) == count and all(one.items() >= asked and "target_log_probability" in one for one in records)
     names = ("prediction", "log_probability", "target_log_probability")
-    return [Prediction(*(record[name] for name in names)) for record in records] if same else None
+    return _Answered([Prediction(*(one[name] for name in names)) for one in records], 0.0) if same else None
 
 
 @lru_cache(maxsize=1)

@@ -178,19 +178,21 @@ def test_answers_that_were_decoded_otherwise_are_asked_anew(
     given: list[str], prepared: Prepared, tmp_path: Path
 ) -> None:
     from mixtura.platform.evaluation.evaluator import Prediction
-    from mixtura.platform.orchestration.evaluation_job import _earlier_predictions
+    from mixtura.platform.orchestration.evaluation_job import _earlier_answers
 
     (job,) = [job for job in final_jobs_for(load_recipe("quickstart", given), prepared) if job.name == "glue_rte"]
     earlier = tmp_path / "answers.jsonl"
     answer = {"prediction": "entailment", "log_probability": -1.5, "target_log_probability": -2.5}
     earlier.write_text(json.dumps({**answer, **job.asked}) + "\n")
     job = replace(job, earlier_answers=str(earlier))
-    assert _earlier_predictions(job, 1) == [Prediction("entailment", -1.5, -2.5)]
-    assert _earlier_predictions(job, 2) is None
-    assert _earlier_predictions(replace(job, decode_length=job.decode_length + 1), 1) is None
-    assert _earlier_predictions(replace(job, beams=4), 1) is None
-    assert _earlier_predictions(replace(job, rank=True), 1) is None
-    assert _earlier_predictions(replace(job, precision="bf16"), 1) is None
+    found = _earlier_answers(job, 1)
+    assert found is not None
+    assert found.predictions == [Prediction("entailment", -1.5, -2.5)]
+    assert _earlier_answers(job, 2) is None
+    assert _earlier_answers(replace(job, decode_length=job.decode_length + 1), 1) is None
+    assert _earlier_answers(replace(job, beams=4), 1) is None
+    assert _earlier_answers(replace(job, rank=True), 1) is None
+    assert _earlier_answers(replace(job, precision="bf16"), 1) is None
 
 
 @pytest.mark.slow

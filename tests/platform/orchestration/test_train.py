@@ -363,7 +363,7 @@ def test_a_promoted_checkpoint_has_its_name_everywhere_and_stays(short: Path, wh
     space = workspace(str(short.parent))
     assert promote_checkpoint(space, "short@4", "production", "answers") == "models:/answers@production"
     assert place_of(space, "models:/answers@production") == short / "checkpoints/step-000004"
-    assert 4 in protected(Run(short))
+    assert 4 in protected(Run(short), read_events(Run(short).events))
     assert {row["step"]: row["names"] for row in checkpoint_table(Run(short))}[4] == "answers@production"
 
     assert promote_checkpoint(space, "whole@best", "production", "answers") == "models:/answers@production"
