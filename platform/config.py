@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import xxhash
 import yaml
@@ -37,6 +37,7 @@ STREAM, MATHEMATICS, FREE = Effect.STREAM, Effect.MATHEMATICS, Effect.FREE
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B")
+ASection = TypeVar("ASection", bound=BaseModel)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -624,18 +625,23 @@ def changes(old: Config, new: Config) -> list[tuple[str, Effect, Any, Any]]:
 
 def validated(values: Mapping[str, Any], where: str) -> Config:
     """A tree from plain values."""
+    return section_of(Config, values, f"{where} does not describe a run")
+
+
+def section_of(kind: type[ASection], values: Mapping[str, Any], refusal: str) -> ASection:
+    """A tree, or a branch of it, from plain values; raises ConfigError with what is wrong with each key."""
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise ConfigError("\n".join([f"{where} does not describe a run:", *(f"  {line}" for line in lines)])) from None
+        lines = [_explain(problem, kind) for problem in error.errors()]
+        raise ConfigError("\n".join([f"{refusal}:", *(f"  {line}" for line in lines)])) from None
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _explain(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
-            near = _nearest_key([str(part) for part in problem["loc"]])
+            near = _nearest_key([str(part) for part in problem["loc"]], root)
             return f"{path}: no such key{near}"
         case "missing":
             return f"{path}: required, but not given"
@@ -647,20 +653,20 @@ def _explain(problem: Mapping[str, Any]) -> str:
             return f"{path}: {problem['input']!r} was given; {message[0].lower()}{message[1:]}"
 
 
-def _nearest_key(location: list[str]) -> str:
-    names = _known_keys(location[:-1])
+def _nearest_key(location: list[str], root: type[BaseModel]) -> str:
+    names = _known_keys(location[:-1], root)
     near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
     if near:
         return f"; nearest: {'.'.join([*location[:-1], near[0]])}"
-    paths = list(_all_paths(Config))
+    paths = list(_all_paths(root))
     elsewhere = difflib.get_close_matches(location[-1], {path.rpartition(".")[2] for path in paths}, n=1, cutoff=0.8)
     if elsewhere:
         return f"; nearest: {', '.join(path for path in paths if path.endswith('.' + elsewhere[0]))}"
     return f"; known here: {', '.join(names)}"
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
-    section: type[BaseModel] = Config
+def _known_keys(location: Sequence[str], root: type[BaseModel]) -> list[str]:
+    section = root
     for part in location:
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -10,13 +10,22 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 
 from mixtura.platform.errors import ResourceError
 
 _CHUNK_BYTES = 1 << 20
+
+
+def _umask() -> int:
+    """The process's: it can only be read by being set, so before there are threads."""
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+_UMASK = _umask()
 
 
 def xxh3_128(path: Path) -> str:
@@ -37,21 +46,29 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees all of it or none of it."""
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to; a reader, or a crash at any moment, sees all of it or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fchmod(handle, 0o666 & ~_UMASK)  # those of a temporary file would keep others from reading it
+            os.fsync(handle)
         Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             Path(name).unlink()
         raise
     fsync_directory(path.parent)
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees all of it or none of it."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

@@ -226,6 +226,11 @@ def _is_transient(error: Exception) -> bool:
     return any(word in text for word in _TRANSIENT_WORDS)
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of this module came from a fault of the network, so that trying again later may help."""
+    return isinstance(error.__cause__, failures()) and _is_transient(error.__cause__)
+
+
 def _refused(uri: str, error: Exception, doing: str) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"cannot {doing} {shown(uri)}: {reason[:400]}\n{_remedy(uri, error, doing)}")
@@ -535,6 +540,21 @@ def remove(uri: str) -> None:
 def _remove(uri: str) -> None:
     system, path = _located(uri)
     system.delete_file(path)
+
+
+def move(uri: str, to: str) -> None:
+    """Give a file another name in its file system; a file that is there already, and not at its old place, stays."""
+    _attempt(uri, functools.partial(_move, uri, to), "move")
+
+
+def _move(uri: str, to: str) -> None:
+    from pyarrow import fs
+
+    (system, path), (_, target) = _located(uri), _located(to)
+    missing = system.get_file_info(path).type == fs.FileType.NotFound
+    if missing and system.get_file_info(target).type == fs.FileType.File:
+        return
+    system.move(path, target)
 
 
 def files_below(folder: str) -> dict[str, Found]:

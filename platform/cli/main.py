@@ -14,6 +14,7 @@ import typer
 from mixtura.platform.cli import (
     checkpoints,
     compare,
+    corpus,
     evaluate,
     mixture,
     plan,
@@ -50,6 +51,7 @@ app.command("ui")(ui.ui)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(mixture.app, name="mixture")
+app.add_typer(corpus.app, name="corpus")
 app.add_typer(stream.app, name="stream")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(runs.app, name="runs")

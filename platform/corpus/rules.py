@@ -1,5 +1,6 @@
 """What C4 keeps of a page: rules for lines and for pages, each with the name by which what it leaves out is counted.
 
+    line     header_like                                    begins as a header of the crawl's files does
     page     too_long                                       more than 190,000 characters
     line     too_long_word, no_endmark, too_short,
              javascript, policy                             the line is left out
@@ -15,10 +16,11 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
 
+from mixtura.platform.config import STREAM, Section
 from mixtura.platform.corpus.sentences import Count
 
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
@@ -28,34 +30,35 @@ _POLICIES = (
 )
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The thresholds of C4's rules; None, 0 or False is for a rule that does not hold."""
+class Rules(Section):
+    """The thresholds of C4's rules; null, 0 or false is for a rule that does not hold."""
 
-    longest_page: int | None = 190_000
+    header_lines: Annotated[tuple[str, ...], STREAM] = ("WARC", "CONTENT-", "Content-")
+    """lines that begin so are left out: the released code takes them for headers of the crawl's files"""
+    longest_page: Annotated[int | None, STREAM] = 190_000
     """characters"""
-    longest_word: int | None = 1000
+    longest_word: Annotated[int | None, STREAM] = 1000
     """characters; a line with a longer word is left out"""
-    citations: bool = True
+    citations: Annotated[bool, STREAM] = True
     """whether `[1]`, `[edit]` and `[citation needed]` are removed"""
-    end_marks: tuple[str, ...] = (".", "?", "!", '"')
+    end_marks: Annotated[tuple[str, ...], STREAM] = (".", "?", "!", '"')
     """what a line ends with"""
-    ellipsis: str | None = "..."
+    ellipsis: Annotated[str | None, STREAM] = "..."
     """what it does not end with"""
-    fewest_words: int = 5
+    fewest_words: Annotated[int, STREAM] = 5
     """of a line"""
-    lorem_ipsum: bool = True
-    javascript: bool = True
-    curly_bracket: bool = True
-    policies: tuple[str, ...] = _POLICIES
+    lorem_ipsum: Annotated[bool, STREAM] = True
+    javascript: Annotated[bool, STREAM] = True
+    curly_bracket: Annotated[bool, STREAM] = True
+    policies: Annotated[tuple[str, ...], STREAM] = _POLICIES
     """parts of notices; a line with one is left out"""
-    anywhere: bool = False
+    anywhere: Annotated[bool, STREAM] = False
     """whether `lorem ipsum` and `{` are looked for in the whole page, not only in lines that are kept"""
-    fewest_sentences: int = 3
+    fewest_sentences: Annotated[int, STREAM] = 3
     """of a page"""
-    paragraphs: tuple[int, int] | None = None
+    paragraphs: Annotated[tuple[int, int] | None, STREAM] = None
     """at least so many lines, of at least so many characters"""
-    clean: bool = True
+    clean: Annotated[bool, STREAM] = True
     """whether lines are looked at; otherwise a page stays as it is"""
 
 
@@ -67,6 +70,20 @@ class Page:
     reason: str | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
     """Of each reason the lines that were left out, and of `kept` the others."""
+
+
+def as_crawled(text: str, rules: Rules) -> tuple[str, int]:
+    """A page as the released code reads it from a crawl's files: without the blanks around its lines, without empty
+    lines and without those that it takes for headers, which are counted.
+
+    >>> as_crawled("  Home \\n\\n Content-Type is a header.\\nIt was dark.", Rules())
+    ('Home\\nIt was dark.', 1)
+    """
+    lines = list(filter(None, map(str.strip, text.split("\n"))))
+    if not rules.header_lines:
+        return "\n".join(lines), 0
+    kept = [line for line in lines if not line.startswith(rules.header_lines)]
+    return "\n".join(kept), len(lines) - len(kept)
 
 
 def clean_page(text: str, rules: Rules, count_sentences: Count) -> Page:
@@ -91,13 +108,13 @@ def clean_page(text: str, rules: Rules, count_sentences: Count) -> Page:
             continue
         lowered = line.lower()
         if reason := _line_is_out(lowered, rules):
-            if reason in _OF_PAGES:
+            if reason in OF_PAGES:
                 return Page(None, reason, _counted(lines, kept))
             lines[reason] += 1
             continue
         kept.append(line)
         if sentences < rules.fewest_sentences:  # more need not be counted
-            sentences += count_sentences(line)
+            sentences += count_sentences(line, rules.fewest_sentences - sentences)
     counted = _counted(lines, kept)
     if sentences < rules.fewest_sentences:
         return Page(None, "too_few_sentences", counted)
@@ -140,8 +157,24 @@ def policy(lowered: str, rules: Rules) -> str | None:
     return "policy" if any(notice in lowered for notice in rules.policies) else None
 
 
+LINE_REASONS = ("header_like", "too_long_word", "no_endmark", "too_short", "javascript", "policy")
+"""Why a line is left out."""
+OF_PAGES = frozenset(("lorem_ipsum", "curly_bracket"))
+"""Why a page is left out for one of its lines."""
+
+
+def left_out_lines(text: str, rules: Rules) -> Iterator[tuple[str, str]]:
+    """The lines of a page that `clean_page` leaves out, each behind its reason."""
+    for given in text.splitlines():
+        line, reason = clean_line(given.strip(), rules)
+        reason = reason or _line_is_out(line.lower(), rules)
+        if reason is not None:
+            yield reason, line
+        if reason in OF_PAGES:
+            return
+
+
 _BY_WORDS: tuple[Callable[[str, Rules], str | None], ...] = (lorem_ipsum, javascript, curly_bracket, policy)
-_OF_PAGES = frozenset(("lorem_ipsum", "curly_bracket"))
 
 
 def _line_is_out(lowered: str, rules: Rules) -> str | None:
@@ -151,9 +184,14 @@ def _line_is_out(lowered: str, rules: Rules) -> str | None:
     return None
 
 
+def too_long(text: str, rules: Rules) -> str | None:
+    """A page that is left out before anything else is asked."""
+    return "too_long" if rules.longest_page is not None and len(text) > rules.longest_page else None
+
+
 def _whole_page_is_out(text: str, rules: Rules) -> str | None:
-    if rules.longest_page is not None and len(text) > rules.longest_page:
-        return "too_long"
+    if reason := too_long(text, rules):
+        return reason
     if rules.paragraphs is not None and not has_paragraphs(text, *rules.paragraphs):
         return "too_few_paragraphs"
     if rules.clean and rules.anywhere:
@@ -174,23 +212,3 @@ def has_paragraphs(text: str, fewest: int, length: int) -> bool:
     """
     lines = text.split("\n")
     return len(lines) >= fewest and min(heapq.nlargest(fewest, map(len, lines))) >= length
-
-
-_OF_CODE = Rules()
-# What the paper states: end marks, words, sentences, JavaScript, lorem ipsum and brackets wherever they are, citation
-# marks and notices. Of long words, long pages and ellipses it says nothing.
-_OF_PAPER = replace(_OF_CODE, longest_page=None, longest_word=None, ellipsis=None, anywhere=True)
-
-PRESETS: Mapping[str, Rules] = MappingProxyType(
-    {
-        "c4": _OF_CODE,
-        "c4-noblocklist": _OF_CODE,
-        "realnews-like": _OF_CODE,
-        "webtext-like": _OF_CODE,
-        "c4-paper": _OF_PAPER,
-        "c4-first": replace(_OF_PAPER, fewest_sentences=5, fewest_words=3),
-        "c4-noclean": replace(_OF_CODE, clean=False),
-        "multilingual": replace(_OF_CODE, clean=False, paragraphs=(3, 200)),
-    }
-)
-"""Rules by what they make: the released code's C4 and its variants, and both versions of the paper."""

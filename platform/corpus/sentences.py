@@ -8,13 +8,15 @@ lines, of which only a few sentences have to be counted, they decide alike nearl
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mixtura.platform.errors import DataError
 
-Count = Callable[[str], int]
+Count = Callable[[str, int], int]
+"""How many sentences a text has; it is not read on where so many are found."""
 
 _MAY_END = re.compile(r"[.?!]\S*\s")
 """Without such a place a text is one sentence: Punkt looks at nothing else."""
@@ -39,7 +41,7 @@ def sentence_counter(punkt: Path | None = None) -> Count:
     Raises DataError where a folder is named that does not hold them.
 
     >>> count = sentence_counter()
-    >>> count("Dr. Smith arrived at 5 p.m. yesterday. Nobody saw him!"), count("No end"), count("")
+    >>> count("Dr. Smith arrived at 5 p.m. yesterday. Nobody saw him!", 9), count("No end", 9), count("", 9)
     (2, 1, 0)
     """
     if punkt is not None and not (punkt / "abbrev_types.txt").is_file():
@@ -48,16 +50,26 @@ def sentence_counter(punkt: Path | None = None) -> Count:
         )
     tokenizer = _tokenizer(str(punkt or _installed() or ""))
 
-    def count(text: str) -> int:
+    def count(text: str, most: int) -> int:
         if _MAY_END.search(text) is None:
             return 1 if text and not text.isspace() else 0
-        return sum(1 for _ in tokenizer(text))
+        return sum(1 for _ in itertools.islice(tokenizer(text), most))
 
     return count
 
 
+def sentence_splitter(punkt: Path | None = None) -> Callable[[str], list[tuple[int, int]]]:
+    """A function that gives the begin and end of each sentence, with the same parameters.
+
+    >>> sentence_splitter()("It was dark.  Rain fell!")
+    [(0, 12), (14, 24)]
+    """
+    tokenizer = _tokenizer(str(punkt or _installed() or ""))
+    return lambda text: list(tokenizer(text))
+
+
 @functools.lru_cache(maxsize=4)
-def _tokenizer(folder: str) -> Callable[[str], Iterable[object]]:
+def _tokenizer(folder: str) -> Callable[[str], Iterable[tuple[int, int]]]:
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, load_punkt_params
 
     if folder:
@@ -65,7 +77,7 @@ def _tokenizer(folder: str) -> Callable[[str], Iterable[object]]:
     else:
         parameters = PunktParameters()
         parameters.abbrev_types = set(ABBREVIATIONS)
-    spans: Callable[[str], Iterable[object]] = PunktSentenceTokenizer(parameters).span_tokenize
+    spans: Callable[[str], Iterable[tuple[int, int]]] = PunktSentenceTokenizer(parameters).span_tokenize
     return spans
 
 

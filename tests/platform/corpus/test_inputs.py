@@ -21,14 +21,14 @@ LISTED = LIST.split()
 def test_the_lines_of_a_list_of_paths_are_below_a_root(root: str, packed: bool, tmp_path: Path) -> None:
     path = tmp_path / ("wet.paths.gz" if packed else "wet.paths")
     path.write_bytes(gzip.compress(LIST.encode()) if packed else LIST.encode())
-    assert input_files([str(path)], root) == [f"{root}/{line}" for line in LISTED]
+    assert [file.uri for file in input_files([str(path)], root)] == [f"{root}/{line}" for line in LISTED]
 
 
-def test_places_are_files_and_patterns_in_the_order_given_and_each_file_comes_once(tmp_path: Path) -> None:
+def test_places_are_files_and_patterns_by_their_names_and_each_file_comes_once(tmp_path: Path) -> None:
     for name in ("a.wet", "b.wet", "c.jsonl"):
         (tmp_path / name).touch()
     found = input_files([f"{tmp_path}/c.jsonl", f"{tmp_path}/*.wet", f"{tmp_path}/a.wet"])
-    assert found == [f"{tmp_path}/{name}" for name in ("c.jsonl", "a.wet", "b.wet")]
+    assert [file.uri for file in found] == [f"{tmp_path}/{name}" for name in ("a.wet", "b.wet", "c.jsonl")]
 
 
 def test_a_place_without_files_and_a_list_that_is_none_are_refused(tmp_path: Path) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mixtura.platform.config import section_of
 from mixtura.platform.corpus.bad_words import BadWords
-from mixtura.platform.corpus.rules import PRESETS, Rules, clean_page, has_paragraphs
+from mixtura.platform.corpus.rules import Rules, as_crawled, clean_page, has_paragraphs
 from mixtura.platform.corpus.sentences import sentence_counter
+from mixtura.platform.corpus.settings import PRESETS, CorpusSettings, corpus_settings
 from mixtura.platform.corpus.urls import normalized, split_of
-from mixtura.platform.errors import DataError
+from mixtura.platform.errors import ConfigError, DataError, UnknownNameError
 
 COUNT = sentence_counter()
+RULES = {name: section_of(CorpusSettings, values, name).rules for name, values in PRESETS.items()}
 THEIR_NAMES = {"loremipsum": "lorem_ipsum", "squigglybracket": "curly_bracket"}
 GOOD = (
     "The harbour was quiet in the early morning light.\n"
@@ -38,7 +40,7 @@ def of_kind(golden: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 def test_pages_come_out_as_from_the_released_code_with_its_counts(golden: list[dict[str, Any]]) -> None:
     for row in of_kind(golden, "page"):
-        page = clean_page(row["text"], PRESETS["c4"], COUNT)
+        page = clean_page(row["text"], RULES["c4"], COUNT)
         expected = row["result"]
         assert page.text == expected["clean"], row["name"]
         counters: dict[str, int] = {}
@@ -64,9 +66,9 @@ def test_addresses_splits_lengths_and_paragraphs_are_as_in_the_released_code(gol
     for row in of_kind(golden, "paragraphs"):
         assert has_paragraphs(row["text"], 3, 200) == row["result"]
     for row in of_kind(golden, "length"):
-        page = clean_page("x" * row["n"], replace(Rules(), clean=False), COUNT)
+        page = clean_page("x" * row["n"], Rules(clean=False), COUNT)
         assert (page.reason is None) == row["result"]
-        assert clean_page("x" * 190_001, replace(Rules(), clean=False), COUNT).reason == "too_long"
+        assert clean_page("x" * 190_001, Rules(clean=False), COUNT).reason == "too_long"
 
 
 def test_bad_words_are_found_as_by_the_released_code(golden: list[dict[str, Any]]) -> None:
@@ -103,7 +105,7 @@ def test_lists_are_files_and_a_missing_one_is_named(shared: Path, tmp_path: Path
 
 
 def test_the_paper_s_rules_differ_from_the_code_s_only_where_the_paper_does() -> None:
-    code, paper, first = (PRESETS[name] for name in ("c4", "c4-paper", "c4-first"))
+    code, paper, first = (RULES[name] for name in ("c4", "c4-paper", "c4-first"))
     bracket = f"{GOOD}\nfunction() {{"
     assert clean_page(bracket, code, COUNT).text == GOOD
     assert clean_page(bracket, paper, COUNT).reason == "curly_bracket"
@@ -124,7 +126,7 @@ def test_the_paper_s_rules_differ_from_the_code_s_only_where_the_paper_does() ->
 
 def test_without_cleaning_a_page_stays_as_it_is() -> None:
     text = "menu\n  {x}\n\nlorem ipsum"
-    assert clean_page(text, PRESETS["c4-noclean"], COUNT).text == text
+    assert clean_page(text, RULES["c4-noclean"], COUNT).text == text
 
 
 def test_lines_that_are_left_out_and_kept_add_up() -> None:
@@ -146,9 +148,29 @@ def test_lines_that_are_left_out_and_kept_add_up() -> None:
     ],
 )
 def test_sentences_are_counted_by_punkt(text: str, sentences: int) -> None:
-    assert COUNT(text) == sentences
+    assert COUNT(text, 9) == sentences
+    assert COUNT(text, 1) == min(sentences, 1)
 
 
 def test_a_folder_without_parameters_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no parameters of Punkt"):
         sentence_counter(tmp_path)
+
+
+def test_a_page_is_read_as_the_crawl_s_own_files_were() -> None:
+    text = "  WARC is a format.\n\nContent-Type is one, too.\n\tIt was dark. \r\n"
+    assert as_crawled(text, Rules()) == ("It was dark.", 2)
+    assert as_crawled(text, RULES["c4-paper"]) == ("WARC is a format.\nContent-Type is one, too.\nIt was dark.", 0)
+
+
+def test_a_corpus_of_a_name_needs_the_lists_that_it_stands_for() -> None:
+    with pytest.raises(ConfigError, match=r"no list of them is given .* --preset c4-noblocklist"):
+        corpus_settings("c4", {})
+    assert corpus_settings("c4", {"bad_words": {"share": 0}}).rules == Rules()
+    words = {"bad_words": {"files": {"en": "words.txt"}}}
+    with pytest.raises(ConfigError, match=r"give addresses.domains=FILE"):
+        corpus_settings("realnews-like", words)
+    with pytest.raises(UnknownNameError, match="no preset 'c5'; nearest: 'c4'"):
+        corpus_settings("c5", {})
+    with pytest.raises(ConfigError, match=r"rules.fewest_word: no such key; nearest: rules.fewest_words"):
+        corpus_settings("c4", {"rules": {"fewest_word": 3}})

@@ -65,7 +65,7 @@ def address() -> Iterator[str]:
 
 def test_a_crawl_is_read_from_its_list_of_paths_over_faults_of_the_server(address: str) -> None:
     files = input_files([f"{address}/wet.paths.gz"], root=address)
-    items = [item for file in files for item in read_documents(file)]
+    items = [item for file in files for item in read_documents(file.uri)]
     assert [item.text[:5] for item in items if isinstance(item, Document)] == ["one", "twotw", "three"]
 
 

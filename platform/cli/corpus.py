@@ -1,0 +1,59 @@
+"""`mixtura corpus build` and `corpus report`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Raw web text to clean documents, the way C4 was made.", no_args_is_help=True)
+
+Output = Annotated[str, typer.Option("--output", help="Folder or bucket for the corpus.")]
+
+
+@app.command()
+def build(
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", "-i", help="A file, a quoted pattern, or a crawl's list of paths; may be repeated."),
+    ],
+    output: Output,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, for example rules.fewest_words=3.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Which corpus: see docs/how-to/corpus.md.")] = "c4",
+    bad_words: Annotated[
+        list[str] | None, typer.Option(help="LANGUAGE=FILE: a list of bad words; may be repeated.")
+    ] = None,
+    root: Annotated[
+        str, typer.Option(help="Where the paths of a list are: a web server, a bucket or a folder.")
+    ] = "https://data.commoncrawl.org",
+) -> None:
+    """Make a corpus of raw web text: WET, WARC, JSON lines, Parquet or text. The same command goes on where it stopped.
+
+    Example: mixtura corpus build --input 'crawl/*.wet.gz' --output corpus --bad-words en=words.txt
+    """
+    from mixtura.platform.cli.output import print_lines
+    from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.corpus.inputs import input_files
+    from mixtura.platform.corpus.settings import corpus_settings
+    from mixtura.platform.orchestration.corpus import build_corpus, check_request, described
+    from mixtura.platform.orchestration.corpus_tasks import corpus_tasks
+    from mixtura.platform.recipe_files import merged, override_values
+
+    values = merged(override_values(settings or []), {"bad_words": {"files": _lists(bad_words)}} if bad_words else {})
+    chosen = corpus_settings(preset, values)
+    files, reporter = input_files(inputs, root), TerminalReporter()
+    check_request(files, chosen)
+    with corpus_tasks(chosen.executor) as (map_jobs, cpus):
+        manifest = build_corpus(files, chosen, output, map_jobs, cpus, reporter)
+    print_lines(*described(manifest, output))
+
+
+def _lists(given: list[str]) -> dict[str, str]:
+    from mixtura.platform.errors import ConfigError
+
+    for one in given:
+        if not all(one.partition("=")):
+            raise ConfigError(f"--bad-words {one!r} names no language: write LANGUAGE=FILE, for example en=words.txt")
+    return {language: file for language, _, file in (one.partition("=") for one in given)}
