@@ -46,7 +46,11 @@ def document(row: Row) -> Iterator[Row]:
 SOURCE = FileSource(
     hub={split: (f"hf://datasets/allenai/c4/en/c4-{split}.*.json.gz",) for split in ("train", "validation")},
     original={
-        split: tuple(f"{folder}c4-{split}.*.json" for folder in ("c4/en/", "en/", "c4/", "", "web/c4/"))
+        split: tuple(
+            f"{folder}c4-{split}.*.{ending}"
+            for folder in ("c4/en/", "en/", "c4/", "", "web/c4/")
+            for ending in ("json", "parquet")
+        )
         for split in ("train", "validation")
     },
 )

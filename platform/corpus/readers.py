@@ -26,6 +26,8 @@ _PARQUET_ROWS = 64
 NOT_UTF8 = "text that is not UTF-8"
 NO_TEXT = "no text under any known name"
 EMPTY = "empty text"
+NO_ADDRESS = "record without an address"
+NO_DATE = "record without a date"
 
 # Names of fields in published corpora, the surest first; a dot goes into an object.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -111,15 +113,23 @@ def _document_of_wet(record: Record, where: Origin) -> Item:
         text = record.body.decode()
     except UnicodeDecodeError:
         return Damaged(NOT_UTF8, where, sample_of(record.body))
-    return _document(text, record.fields, where)
+    return _dated(_document(text, record.fields, where))
 
 
 def _document_of_response(record: Record, where: Origin, largest: int) -> Item:
     check_extractor()
     try:
-        return _document(page_text(record.body, largest), record.fields, where)
+        return _dated(_document(page_text(record.body, largest), record.fields, where))
     except NoTextError as error:
         return Damaged(error.reason, where, sample_of(record.body), error.is_intact)
+
+
+def _dated(item: Item) -> Item:
+    """A page of a crawl, which has an address and a date: C4's code leaves out those that have none."""
+    if isinstance(item, Damaged):
+        return item
+    missing = NO_DATE if item.url and not item.timestamp else None if item.url else NO_ADDRESS
+    return item if missing is None else Damaged(missing, item.origin, sample_of(item.text))
 
 
 def _document(text: str, fields: Mapping[str, str], where: Origin) -> Item:

@@ -342,11 +342,8 @@ def _commit(
     accounts, whole = [], Account()
     for index, file in enumerate(build.files):
         account = total(Account.from_json(stage[index]["account"]) for stage in stages if index in stage)
-        set_aside = stages[0][index]["set_aside"]
-        accounts.append({"file": file.uri, "set_aside": set_aside or None, **account.to_json()})
-    whole = total(
-        Account.from_json({key: value for key, value in one.items() if key in vars(Account())}) for one in accounts
-    )
+        whole.add(account)
+        accounts.append({"file": file.uri, "cause": stages[0][index]["set_aside"] or None, **account.to_json()})
     if gaps := whole.gaps():
         raise AssertionError(f"the accounts do not add up: {gaps}")
     write(joined(build.output, "accounts.jsonl"), b"".join(json.dumps(one).encode() + b"\n" for one in accounts))
