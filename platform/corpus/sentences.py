@@ -20,6 +20,9 @@ Count = Callable[[str, int], int]
 
 _MAY_END = re.compile(r"[.?!]\S*\s")
 """Without such a place a text is one sentence: Punkt looks at nothing else."""
+_ENDS = re.compile(r"(?<!\S)([A-Za-z][a-z]+)[.?!]\s+(?=[A-Za-z0-9])")
+"""Such a place ends a sentence, unless the word is an abbreviation or one that Punkt knows to go on: no rule of Punkt's
+asks what follows a plain word with a mark."""
 
 # Titles and ranks, companies and offices, months and days, American states, measures and times, of books, Latin.
 _ABBREVIATIONS = """
@@ -48,11 +51,18 @@ def sentence_counter(punkt: Path | None = None) -> Count:
         raise DataError(
             f"{punkt} holds no parameters of Punkt (abbrev_types.txt is missing): give .../punkt_tab/english"
         )
-    tokenizer = _tokenizer(str(punkt or _installed() or ""))
+    tokenizer, go_on = _tokenizer(str(punkt or _installed() or ""))
 
     def count(text: str, most: int) -> int:
         if _MAY_END.search(text) is None:
             return 1 if text and not text.isspace() else 0
+        sure = 1
+        for found in _ENDS.finditer(text):
+            if sure >= most:
+                return most
+            sure += found[1].lower() not in go_on
+        if sure >= most or sure - 1 == len(_MAY_END.findall(text.rstrip())):
+            return min(sure, most)
         return sum(1 for _ in itertools.islice(tokenizer(text), most))
 
     return count
@@ -64,12 +74,13 @@ def sentence_splitter(punkt: Path | None = None) -> Callable[[str], list[tuple[i
     >>> sentence_splitter()("It was dark.  Rain fell!")
     [(0, 12), (14, 24)]
     """
-    tokenizer = _tokenizer(str(punkt or _installed() or ""))
+    tokenizer, _ = _tokenizer(str(punkt or _installed() or ""))
     return lambda text: list(tokenizer(text))
 
 
 @functools.lru_cache(maxsize=4)
-def _tokenizer(folder: str) -> Callable[[str], Iterable[tuple[int, int]]]:
+def _tokenizer(folder: str) -> tuple[Callable[[str], Iterable[tuple[int, int]]], frozenset[str]]:
+    """Punkt, and the words that may go on behind a mark."""
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, load_punkt_params
 
     if folder:
@@ -78,7 +89,7 @@ def _tokenizer(folder: str) -> Callable[[str], Iterable[tuple[int, int]]]:
         parameters = PunktParameters()
         parameters.abbrev_types = set(ABBREVIATIONS)
     spans: Callable[[str], Iterable[tuple[int, int]]] = PunktSentenceTokenizer(parameters).span_tokenize
-    return spans
+    return spans, frozenset(parameters.abbrev_types) | {word for word, _ in parameters.collocations}
 
 
 def _installed() -> Path | None:

@@ -378,7 +378,7 @@ def _fate(
         fewest = settings.rules.fewest_sentences
         if fewest and _counter(settings.punkt)(text, fewest) < fewest:
             return _Fate(text, FEW_SENTENCES_LEFT)
-    language = identifier(settings.language.identifier)(text)
+    language = identifier(settings.language.identifier, settings.language.keep)(text)
     account.languages[language.code] += 1
     sure = language.probability >= settings.language.probability
     if settings.language.keep is None:
