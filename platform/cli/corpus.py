@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="Raw web text to clean documents, the way C4 was made.", no_args_is_help=True)
+
+_LARGE_BYTES = 64_000_000
+"""From which an estimate is made before the work begins."""
 
 Output = Annotated[str, typer.Option("--output", help="Folder or bucket for the corpus.")]
 
@@ -28,6 +33,8 @@ def build(
     root: Annotated[
         str, typer.Option(help="Where the paths of a list are: a web server, a bucket or a folder.")
     ] = "https://data.commoncrawl.org",
+    price: Annotated[float | None, typer.Option(help="Of an hour of a core, in any currency.", min=0)] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and end.")] = False,
 ) -> None:
     """Make a corpus of raw web text: WET, WARC, JSON lines, Parquet or text. The same command goes on where it stopped.
 
@@ -37,7 +44,10 @@ def build(
     from mixtura.platform.cli.progress import TerminalReporter
     from mixtura.platform.corpus.inputs import input_files
     from mixtura.platform.corpus.settings import corpus_settings
-    from mixtura.platform.orchestration.corpus import build_corpus, check_request, described
+    from mixtura.platform.errors import RequestError
+    from mixtura.platform.filesystems import absolute
+    from mixtura.platform.orchestration.corpus import Build, build_corpus, check_request, described
+    from mixtura.platform.orchestration.corpus_estimate import estimate as estimate_of
     from mixtura.platform.orchestration.corpus_tasks import corpus_tasks
     from mixtura.platform.recipe_files import merged, override_values
 
@@ -45,8 +55,18 @@ def build(
     chosen = corpus_settings(preset, values)
     files, reporter = input_files(inputs, root), TerminalReporter()
     check_request(files, chosen)
-    with corpus_tasks(chosen.executor) as (map_jobs, cpus):
-        manifest = build_corpus(files, chosen, output, map_jobs, cpus, reporter)
+    large = sum(file.size for file in files) >= _LARGE_BYTES
+    expected = estimate_of(files, chosen) if estimate or large else None
+    if estimate and expected is None:
+        raise RequestError("no size of these files is known, or nothing of them can be read: there is no estimate")
+    with contextlib.nullcontext((None, os.cpu_count() or 1)) if estimate else corpus_tasks(chosen.executor) as tasks:
+        map_jobs, cpus = tasks
+        print_lines(*(expected.lines(cpus, price) if expected else ()))
+        if map_jobs is None:
+            return
+        seconds = expected.core_seconds if expected else {}
+        made = Build(files, chosen, absolute(output), map_jobs, cpus, reporter, price, seconds)
+        manifest = build_corpus(made)
     print_lines(*described(manifest, output))
 
 
