@@ -542,6 +542,16 @@ def _remove(uri: str) -> None:
     system.delete_file(path)
 
 
+def remove_folder(uri: str) -> None:
+    """Remove a folder of a bucket with everything in it, if it is there."""
+    system, path = _located(uri)
+    try:
+        _attempt(uri, functools.partial(system.delete_dir, path), "remove")
+    except DataError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+
+
 def move(uri: str, to: str) -> None:
     """Give a file another name in its file system; a file that is there already, and not at its old place, stays."""
     _attempt(uri, functools.partial(_move, uri, to), "move")

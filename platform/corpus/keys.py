@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixtura.platform.corpus.work_files import read_range, writing
-from mixtura.platform.filesystems import is_uri
+from mixtura.platform.filesystems import is_uri, joined
 
 BUCKETS = 1024
 """Ranges of keys that a run's header tells apart: the most jobs that may share the work."""
@@ -91,13 +91,13 @@ class Run:
 
     file: int
     place: str
-    """of the file's keys"""
+    """folder of the file's keys"""
     number: int
 
     @property
     def path(self) -> str:
         """Where it is."""
-        return f"{self.place}.{self.number}"
+        return joined(self.place, str(self.number))
 
 
 @dataclass(frozen=True)
@@ -263,4 +263,4 @@ def _bucket(high: Array) -> Array:
 
 
 def _own_place(place: str) -> str:
-    return f"{place}.own"
+    return joined(place, "own")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mixtura.platform.files import atomic_file, write_bytes_atomically
-from mixtura.platform.filesystems import files_below, is_uri, opened, read_bytes, remove, write_bytes, write_file
+from mixtura.platform.filesystems import files_below, is_uri, opened, read_bytes, write_bytes, write_file
 
 
 @contextlib.contextmanager
@@ -73,11 +73,3 @@ def names_below(place: str) -> set[str]:
     root = Path(place)
     found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
     return {path.relative_to(root).as_posix() for path in found}
-
-
-def delete(place: str) -> None:
-    """Remove a file, if it is there."""
-    if is_uri(place):
-        remove(place)
-    else:
-        Path(place).unlink(missing_ok=True)

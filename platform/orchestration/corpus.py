@@ -42,10 +42,10 @@ from mixtura.platform.corpus.stages import (
     unit_at,
 )
 from mixtura.platform.corpus.tables import read_rows
-from mixtura.platform.corpus.work_files import delete, names_below, read, write
+from mixtura.platform.corpus.work_files import names_below, read, write
 from mixtura.platform.errors import DataError, RequestError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
-from mixtura.platform.filesystems import Found, absolute, is_uri, joined, move, shown
+from mixtura.platform.filesystems import Found, absolute, is_uri, joined, move, remove_folder, shown
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost, MapJobs
 from mixtura.platform.orchestration.reporter import Reporter
 
@@ -446,7 +446,6 @@ def _text_at(build: Build, entries: Mapping[int, Job], place: Mapping[str, Any])
 
 def _remove(work: str) -> None:
     if is_uri(work):
-        for name in names_below(work):
-            delete(joined(work, name))
+        remove_folder(work)
     else:
         shutil.rmtree(work, ignore_errors=True)

@@ -162,7 +162,7 @@ def _without_aws_chunks(body: bytes) -> bytes:
 
 
 class S3Handler(Handler):
-    """ListObjectsV2; HEAD, GET, PUT and DELETE of objects; uploads in parts; DeleteObjects."""
+    """ListObjectsV2; HEAD, GET, PUT and DELETE of objects; copies; uploads in parts; DeleteObjects."""
 
     def handle_path(self, path: str, query: Mapping[str, str]) -> None:
         name = path.strip("/") + ("/" if path.endswith("/") and path.count("/") > 2 else "")
@@ -196,6 +196,14 @@ class S3Handler(Handler):
                 self._error(404, "NoSuchUpload")
                 return
             self.store.parts[query["uploadId"]][int(query["partNumber"])] = self.body
+        elif source := self.headers.get("x-amz-copy-source"):
+            copied = self.store.files.get(urllib.parse.unquote(source).strip("/"))
+            if copied is None:
+                self._error(404, "NoSuchKey")
+                return
+            self.store.put(name, copied)
+            self._xml("<CopyObjectResult><ETag>&quot;x&quot;</ETag></CopyObjectResult>")
+            return
         else:
             self.store.put(name, self.body)
         self._answer(200, headers={"ETag": f'"{hashlib.md5(self.body).hexdigest()}"'})

@@ -14,6 +14,7 @@ import pyarrow.parquet
 from mixtura.platform.config import ExecutorSection
 from mixtura.platform.corpus.inputs import input_files
 from mixtura.platform.corpus.settings import corpus_settings
+from mixtura.platform.filesystems import joined
 from mixtura.platform.orchestration.corpus import Build, build_corpus, check_request
 from mixtura.platform.orchestration.corpus_tasks import corpus_tasks
 from mixtura.platform.orchestration.reporter import SilentReporter
@@ -60,14 +61,14 @@ def write_pages(folder: Path, pages: Sequence[Page], files: int) -> Path:
 
 
 def build(
-    folder: Path,
-    output: Path,
+    folder: Path | str,
+    output: Path | str,
     words: Path,
     values: Mapping[str, Any] | None = None,
     preset: str = "c4",
     map_jobs: Any = None,
 ) -> dict[str, Any]:
-    files = input_files([f"{folder}/*"])
+    files = input_files([joined(folder, "*")])
     settings = corpus_settings(preset, merged({"bad_words": {"files": {"en": str(words)}}}, values or {}))
     check_request(files, settings)
     with corpus_tasks(ExecutorSection(kind="inline")) as (inline, cpus):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import random
@@ -15,7 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
+from object_store import place, serve_s3
 
 from mixtura.platform.corpus.accounts import Account
 from mixtura.platform.corpus.bad_words import BadWords
@@ -23,7 +26,7 @@ from mixtura.platform.corpus.duplicates import newest, without_repeated_lines
 from mixtura.platform.corpus.language import identifier, is_english
 from mixtura.platform.corpus.rules import clean_page
 from mixtura.platform.corpus.sentences import sentence_counter
-from mixtura.platform.corpus.settings import corpus_settings
+from mixtura.platform.corpus.settings import PRESETS, corpus_settings
 from mixtura.platform.corpus.urls import normalized, split_of
 from mixtura.platform.errors import DataError, RequestError
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost
@@ -330,6 +333,57 @@ def test_lists_of_domains_and_addresses_decide_what_stays(pages: list[Page], wor
     )
     assert set(documents(tmp_path / "web")) == {hosts[2]}
     assert manifest["account"]["pages_left_out"] == {"not_on_list": 2}
+
+
+@pytest.mark.slow
+def test_a_corpus_in_a_bucket_has_the_same_bytes_over_faults_and_stops(
+    pages: list[Page], words: Path, whole: Path
+) -> None:
+    files = {f"bucket/input/{path.name}": path.read_bytes() for path in (whole / "input").iterdir()}
+
+    def stopping(function: Any, jobs: Sequence[Job], _: Lost | None) -> Iterator[Job]:
+        yield function(jobs[0])
+        raise StoppedError
+
+    with serve_s3(files) as store:
+        store.faults = {"read.done": [503], "manifest.json": [503]}
+        for _ in range(2):
+            with pytest.raises(StoppedError):
+                build(place(store, "bucket/input"), place(store, "bucket/corpus"), words, map_jobs=stopping)
+        build(place(store, "bucket/input"), place(store, "bucket/corpus"), words)
+        left = {
+            name.removeprefix("bucket/corpus/"): data
+            for name, data in store.files.items()
+            if "/corpus/" in name and name[-1] != "/"
+        }
+    expected = bytes_of(whole / "corpus")
+    assert left.keys() - {"time.json"} == expected.keys()
+    shards = [name for name in expected if name.startswith("c4-")]
+    texts = [
+        [row["text"] for row in pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()]
+        for source in (left, expected)
+        for data in [source[shards[0]]]
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("realnews-like", "webtext-like")])
+def test_every_preset_makes_a_corpus_of_a_real_crawl_that_adds_up(preset: str, shared: Path, tmp_path: Path) -> None:
+    values = {"shards": {"dropped": True}}
+    folder = tmp_path / "input"
+    folder.mkdir()
+    for path in (*(shared / "data/web/wet").glob("*.gz"), *(shared / "data/web/warc").glob("*.gz")):
+        (folder / path.name).symlink_to(path)
+    manifest = build(folder, tmp_path / "corpus", shared / "data/lists/ldnoobw/en", values, preset)
+    account = Account.from_json(manifest["account"])
+    assert account.gaps() == {}
+    found = documents(tmp_path / "corpus")
+    assert len(found) == account.pages_out.total() > 5
+    assert account.records_left_out["answered with another status than 200"] > 20
+    if preset == "multilingual":
+        assert {row["language"] for row in found.values()} > {"en", "it"}
+    else:
+        assert {row["language"] for row in found.values()} == {"en"}
 
 
 BOMB = r"""
