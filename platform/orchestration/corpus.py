@@ -139,7 +139,10 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     data = read(joined(absolute(output), MANIFEST))
     if data is None:
         return None
-    found = json.loads(data)
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{shown(output)}/{MANIFEST} is damaged: {error}; bring it back from a copy") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(f"{shown(output)}/{MANIFEST} is not that of a corpus of this version ({FORMAT})")
     return found
