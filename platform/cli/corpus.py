@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,9 @@ import typer
 from mixtura.platform.cli.arguments import AsJson
 
 app = typer.Typer(help="Raw web text to clean documents, the way C4 was made.", no_args_is_help=True)
+
+_LARGE_BYTES = 64_000_000
+"""From which an estimate is made before the work begins."""
 
 Output = Annotated[str, typer.Option("--output", help="Folder or bucket for the corpus.")]
 
@@ -31,6 +36,8 @@ def build(
     root: Annotated[
         str, typer.Option(help="Where the paths of a list are: a web server, a bucket or a folder.")
     ] = "https://data.commoncrawl.org",
+    price: Annotated[float | None, typer.Option(help="Of an hour of a core, in any currency.", min=0)] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it will take, and end.")] = False,
 ) -> None:
     """Make a corpus of raw web text: WET, WARC, JSON lines, Parquet or text. The same command goes on where it stopped.
 
@@ -40,7 +47,10 @@ def build(
     from mixtura.platform.cli.progress import TerminalReporter
     from mixtura.platform.corpus.inputs import input_files
     from mixtura.platform.corpus.settings import corpus_settings
-    from mixtura.platform.orchestration.corpus import build_corpus, check_request, described
+    from mixtura.platform.errors import RequestError
+    from mixtura.platform.filesystems import absolute
+    from mixtura.platform.orchestration.corpus import Build, build_corpus, check_request, described
+    from mixtura.platform.orchestration.corpus_estimate import estimate as estimate_of
     from mixtura.platform.orchestration.corpus_tasks import corpus_tasks
     from mixtura.platform.recipe_files import merged, override_values
 
@@ -48,8 +58,18 @@ def build(
     chosen = corpus_settings(preset, values)
     files, reporter = input_files(inputs, root), TerminalReporter()
     check_request(files, chosen)
-    with corpus_tasks(chosen.executor) as (map_jobs, cpus):
-        manifest = build_corpus(files, chosen, output, map_jobs, cpus, reporter)
+    large = sum(file.size for file in files) >= _LARGE_BYTES
+    expected = estimate_of(files, chosen) if estimate or large else None
+    if estimate and expected is None:
+        raise RequestError("no size of these files is known, or nothing of them can be read: there is no estimate")
+    with contextlib.nullcontext((None, os.cpu_count() or 1)) if estimate else corpus_tasks(chosen.executor) as tasks:
+        map_jobs, cpus = tasks
+        print_lines(*(expected.lines(cpus, price) if expected else ()))
+        if map_jobs is None:
+            return
+        seconds = expected.core_seconds if expected else {}
+        made = Build(files, chosen, absolute(output), map_jobs, cpus, reporter, price, seconds)
+        manifest = build_corpus(made)
     print_lines(*described(manifest, output))
 
 
@@ -59,7 +79,9 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="The HTML file; report.html in the corpus's folder if not given.")
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Of a CPU core for an hour, in any currency.", min=0)] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of an hour of a core, in any currency; the build's if not given.", min=0)
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every shard and check its digest.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -75,6 +97,7 @@ def report(
 
     page = reporting.page_place(corpus, output)
     made = corpus_at(corpus, reporting.FILES_SHOWN)
+    price = made.price if price is None else price
     if verify:
         verify_shards(made, SilentReporter() if as_json else TerminalReporter())
     reporting.write_corpus_report(made, page, price, verified=verify)

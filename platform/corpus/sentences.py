@@ -12,14 +12,16 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mixtura.platform.errors import DataError
 
 Count = Callable[[str, int], int]
 """How many sentences a text has; it is not read on where so many are found."""
 
-_MAY_END = re.compile(r"[.?!]\S*\s")
-"""Without such a place a text is one sentence: Punkt looks at nothing else."""
+_ENDS = re.compile(r"(?<!\S)([A-Za-z][a-z]+)[.?!]\s+(?=[A-Za-z0-9])")
+"""Such a place ends a sentence, unless the word is an abbreviation or one that Punkt knows to go on: no rule of Punkt's
+asks what follows a plain word with a mark."""
 
 # Titles and ranks, companies and offices, months and days, American states, measures and times, of books, Latin.
 _ABBREVIATIONS = """
@@ -48,12 +50,19 @@ def sentence_counter(punkt: Path | None = None) -> Count:
         raise DataError(
             f"{punkt} holds no parameters of Punkt (abbrev_types.txt is missing): give .../punkt_tab/english"
         )
-    tokenizer = _tokenizer(str(punkt or _installed() or ""))
+    punkt_says, may_end, go_on = _tokenizer(str(punkt or _installed() or ""))
 
     def count(text: str, most: int) -> int:
-        if _MAY_END.search(text) is None:
+        if may_end.search(text) is None:
             return 1 if text and not text.isspace() else 0
-        return sum(1 for _ in itertools.islice(tokenizer(text), most))
+        sure = 1
+        for found in _ENDS.finditer(text):
+            if sure >= most:
+                return most
+            sure += found[1].lower() not in go_on
+        if sure >= most or sure - 1 == sum(1 for _ in may_end.finditer(text)):
+            return min(sure, most)
+        return sum(1 for _ in itertools.islice(punkt_says(text), most))
 
     return count
 
@@ -64,21 +73,30 @@ def sentence_splitter(punkt: Path | None = None) -> Callable[[str], list[tuple[i
     >>> sentence_splitter()("It was dark.  Rain fell!")
     [(0, 12), (14, 24)]
     """
-    tokenizer = _tokenizer(str(punkt or _installed() or ""))
-    return lambda text: list(tokenizer(text))
+    punkt_says, _, _ = _tokenizer(str(punkt or _installed() or ""))
+    return lambda text: list(punkt_says(text))
+
+
+class _Punkt(NamedTuple):
+    spans: Callable[[str], Iterable[tuple[int, int]]]
+    may_end: Any
+    """where a sentence may end: Punkt looks at no other place"""
+    go_on: frozenset[str]
+    """words behind whose mark a sentence may go on"""
 
 
 @functools.lru_cache(maxsize=4)
-def _tokenizer(folder: str) -> Callable[[str], Iterable[tuple[int, int]]]:
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, load_punkt_params
+def _tokenizer(folder: str) -> _Punkt:
+    from nltk.tokenize.punkt import PunktLanguageVars, PunktParameters, PunktSentenceTokenizer, load_punkt_params
 
     if folder:
         parameters = load_punkt_params(folder)
     else:
         parameters = PunktParameters()
         parameters.abbrev_types = set(ABBREVIATIONS)
-    spans: Callable[[str], Iterable[tuple[int, int]]] = PunktSentenceTokenizer(parameters).span_tokenize
-    return spans
+    spans = PunktSentenceTokenizer(parameters).span_tokenize
+    go_on = frozenset(parameters.abbrev_types) | {word for word, _ in parameters.collocations}
+    return _Punkt(spans, PunktLanguageVars().period_context_re(), go_on)
 
 
 def _installed() -> Path | None:

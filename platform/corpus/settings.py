@@ -91,7 +91,7 @@ class CorpusSettings(Section):
     shards: ShardsSection = ShardsSection()
     punkt: Annotated[str | None, STREAM] = None
     """folder with Punkt's parameters (`.../punkt_tab/english`)"""
-    largest_record: Annotated[str, STREAM] = "32MiB"
+    largest_record: Annotated[str, STREAM] = "8MiB"
     """a record with more than this is left out"""
     memory: Annotated[str, FREE] = "1GB"
     """that a worker uses for finding duplicates, more or less"""

@@ -36,12 +36,12 @@ def shard_name(split: str, number: int, count: int, kind: str) -> str:
 def shard_jobs(
     entries: Sequence[Mapping[str, Any]], stage: str, work: str, output: str, kind: str, size: int
 ) -> list[Job]:
-    """A job for each shard: of each split as many as give about `size` bytes of text, at least one. `entries` has for
+    """A job for each shard: of each split as many as give about `size` bytes of text. `entries` has for
     each file that has pages its number and what `finish` or `thin` said of its documents, in the order of the files."""
     jobs: list[Job] = []
     for which, split in enumerate(SPLITS):
         total = sum(entry["bytes"][which] for entry in entries)
-        count = max(1, -(-total // size))
+        count = -(-total // size)  # none where a small corpus has no page for validation
         for number in range(count):
             begin, end = total * number // count, total * (number + 1) // count
             parts = list(_parts(entries, which, begin, end))

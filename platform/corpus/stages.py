@@ -210,7 +210,7 @@ def _items(file: str, largest: int) -> Iterator[Item]:
 def _take_page(
     page: Document, settings: CorpusSettings, table: TableWriter, keys: KeyRuns, account: Account, lines: Samples
 ) -> None:
-    size = len(page.text.encode(errors="surrogatepass"))
+    size = byte_length(page.text)
     account.pages += 1
     account.page_bytes += size
     text, headers = as_crawled(page.text, settings.rules)
@@ -231,6 +231,11 @@ def _take_page(
         left = text if settings.shards.dropped else text[:_SAMPLE_CHARACTERS]
     row = (url, page.timestamp, str(page.origin), left, cleaned.reason, size, counts)
     table.add(row, len(left))
+
+
+def byte_length(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def stand_in(text: str) -> str:
@@ -346,7 +351,7 @@ def finish_file(given: Job) -> Job:
                 samples.add(fate.reason, f"{url}: {fate.text[:_SAMPLE_CHARACTERS]}")
                 dropped.write(fate.reason, url, timestamp, source, fate.text)
                 continue
-            out, split = len(fate.text.encode(errors="surrogatepass")), split_of(address)
+            out, split = byte_length(fate.text), split_of(address)
             account.keep(split, size, out)
             longest.look_at(fate.text)
             code, probability = fate.language
@@ -378,7 +383,7 @@ def _fate(
         fewest = settings.rules.fewest_sentences
         if fewest and _counter(settings.punkt)(text, fewest) < fewest:
             return _Fate(text, FEW_SENTENCES_LEFT)
-    language = identifier(settings.language.identifier)(text)
+    language = identifier(settings.language.identifier, settings.language.keep)(text)
     account.languages[language.code] += 1
     sure = language.probability >= settings.language.probability
     if settings.language.keep is None:
@@ -428,7 +433,7 @@ def thin_file(given: Job) -> Job:
         table = TableWriter(file, DOCUMENTS)
         for number, row in enumerate(read_rows(job.place("documents", ".arrow"), DOCUMENTS.names)):
             text, url, timestamp, _, _, source, split = row
-            size = len(text.encode(errors="surrogatepass"))
+            size = byte_length(text)
             if number not in lost:
                 table.add(row, size)
                 sizes.append((size, split == "validation"))
@@ -534,6 +539,13 @@ def _address_list(path: str) -> AddressList:
 @functools.lru_cache(maxsize=4)
 def _bad_words(files: str) -> BadWords:
     return BadWords.read({language: Path(path) for language, path in json.loads(files).items()})
+
+
+def warm_up(settings: CorpusSettings) -> None:
+    """Load in this process what the first file would otherwise load."""
+    check_lists(settings)
+    for kind in {settings.language.identifier, "exact"}:
+        identifier(kind)("It was dark.")
 
 
 def check_lists(settings: CorpusSettings) -> None:

@@ -52,6 +52,18 @@ from mixtura.platform.orchestration.reporter import Reporter
 FORMAT = "mixtura-corpus/1"
 MANIFEST = "manifest.json"
 WORK = ".work"
+TITLES = {
+    "read": "read and clean",
+    "addresses.judge": "compare addresses",
+    "mark": "hash text",
+    "text.judge": "compare text",
+    "finish": "finish pages",
+    "shingle": "hash shingles",
+    "near.judge": "compare pages",
+    "thin": "leave out near pages",
+    "pack": "write shards",
+}
+"""What stages are called where people look."""
 _ROWS_OF_JOB = 200_000
 _LONGEST = 20
 _MOST_REPEATED = 20
@@ -65,9 +77,14 @@ class Build:
     files: Sequence[Found]
     settings: CorpusSettings
     output: str
+    """folder or bucket, as an absolute place"""
     map_jobs: MapJobs
     cpus: int
     reporter: Reporter
+    price: float | None = None
+    """Of an hour of a core."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of a core that each stage may take."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of all processes together, by stage."""
 
@@ -92,16 +109,8 @@ class Build:
         return {"format": FORMAT, "files": len(files), "listing": listed, "settings": values}
 
 
-def build_corpus(
-    files: Sequence[Found],
-    settings: CorpusSettings,
-    output: str,
-    map_jobs: MapJobs,
-    cpus: int,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Make a corpus of files, going on from whatever of it is there; returns its manifest."""
-    build = Build(files, settings, absolute(output), map_jobs, cpus, reporter)
+def build_corpus(build: Build) -> dict[str, Any]:
+    """Make a corpus, going on from whatever of it is there; returns its manifest."""
     if (manifest := _made(build)) is not None:
         return manifest
     with _lock(build.output), disk_full_is_an_answer(Path(build.output), "making a corpus"):
@@ -267,13 +276,13 @@ class _Progress:
     """How far a stage is: in the bytes of its files where they are known, otherwise in jobs."""
 
     def __init__(self, build: Build, name: str, jobs: Sequence[Job], done: Mapping[int, Job]) -> None:
-        self._build, self._name = build, name
+        self._build, self._name, self._title = build, name, TITLES[name]
         self._sizes = {job["index"]: job.get("size", 0) for job in jobs}
         self._by_size = all(self._sizes.values())
         self._total = sum(self._sizes.values()) / 1e6 if self._by_size else len(jobs)
         self._done = sum(map(self._amount, done))
-        self._begun, self._text = time.monotonic(), 0
-        build.reporter.progress(name, self._done, self._total, "")
+        self._begun, self._text, self._spent = time.monotonic(), 0, 0.0
+        build.reporter.progress(self._title, self._done, self._total, "")
 
     def _amount(self, index: int) -> float:
         return self._sizes[index] / 1e6 if self._by_size else 1
@@ -282,12 +291,27 @@ class _Progress:
         """Count a job that has ended."""
         self._done += self._amount(entry["index"])
         self._text += entry.get("text_bytes", 0)
-        seconds = max(time.monotonic() - self._begun, 1e-3)
-        rate = f"{self._text / 1e6 / seconds:.1f} MB/s of text" if self._text else ""
-        unit = "MB" if self._by_size else "jobs"
-        self._build.reporter.progress(
-            self._name, round(self._done, 1), round(self._total, 1), f"{unit}  {rate}".strip()
-        )
+        self._spent += entry["seconds"]
+        elapsed = max(time.monotonic() - self._begun, 1e-3)
+        parts = ["MB" if self._by_size else "jobs"]
+        if self._text:
+            parts.append(f"{self._text / 1e6 / elapsed:.1f} MB/s of text")
+        if self._build.price is not None:
+            seconds = sum(self._build.seconds.values()) + self._spent
+            parts.append(f"cost {self._build.price * seconds / 3600:.3g}")
+        if left := self._left_s(elapsed):
+            parts.append(f"all of it in {left}")
+        self._build.reporter.progress(self._title, round(self._done, 1), round(self._total, 1), "  ".join(parts))
+
+    def _left_s(self, elapsed: float) -> str:
+        """How long all that is left takes, by the estimate and by how right it has been in this stage."""
+        expected, done = self._build.expected, self._done / max(self._total, 1e-9)
+        if self._name not in expected or done <= 0:
+            return ""
+        later = [stage for stage in expected if stage not in self._build.seconds and stage != self._name]
+        rightness = min(4.0, max(0.25, self._spent / max(expected[self._name] * done, 1e-9)))
+        left = sum(expected[stage] for stage in later) * rightness / self._build.cpus + elapsed * (1 - done) / done
+        return f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
 
 
 def _judge(
@@ -359,7 +383,10 @@ def _commit(
         shard = {name: value for name, value in shards[index].items() if name not in ("index", "seconds")}
         move(joined(build.shards, shard["name"]), joined(build.output, shard["name"]))
         listed.append(shard)
-    write(joined(build.output, "time.json"), json.dumps({"seconds": build.seconds, "cpus": build.cpus}).encode())
+    write(
+        joined(build.output, "time.json"),
+        json.dumps({"seconds": build.seconds, "cpus": build.cpus, "price": build.price}).encode(),
+    )
     manifest = {
         **build.identity(),
         "splits": {split: [one for one in listed if one["split"] == split] for split in SPLITS},

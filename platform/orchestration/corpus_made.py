@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from mixtura.platform.corpus.accounts import Account
@@ -40,6 +41,8 @@ class Corpus:
     seconds: Mapping[str, float]
     """Of all processes together, by stage."""
     cpus: int
+    price: float | None
+    """Of an hour of a core, if one was given when it was made."""
 
 
 def corpus_at(place: str, most_files: int) -> Corpus:
@@ -63,8 +66,10 @@ def corpus_at(place: str, most_files: int) -> Corpus:
         raise _damaged(place, MANIFEST, f"{type(error).__name__}: {error}") from error
     files, set_aside = _files(place, account, most_files)
     samples = _plain_values(place, "samples.json", dict.fromkeys(_SAMPLED, dict) | dict.fromkeys(_LISTED, list))
-    time = _plain_values(place, "time.json", {"seconds": dict, "cpus": int})
-    return Corpus(place, settings, account, splits, files, set_aside, samples, time["seconds"], time["cpus"])
+    time = _plain_values(place, "time.json", {"seconds": dict, "cpus": int, "price": int | float | None})
+    return Corpus(
+        place, settings, account, splits, files, set_aside, samples, time["seconds"], time["cpus"], time["price"]
+    )
 
 
 def verify_shards(corpus: Corpus, reporter: Reporter) -> None:
@@ -148,7 +153,7 @@ def _read(place: str, name: str) -> bytes:
     return data
 
 
-def _plain_values(place: str, name: str, kinds: Mapping[str, type]) -> dict[str, Any]:
+def _plain_values(place: str, name: str, kinds: Mapping[str, type | UnionType]) -> dict[str, Any]:
     """The values of a JSON file, each of the kind that it was written as."""
     try:
         found = json.loads(_read(place, name))
@@ -157,8 +162,8 @@ def _plain_values(place: str, name: str, kinds: Mapping[str, type]) -> dict[str,
     if not isinstance(found, dict):
         raise _damaged(place, name, "it is no JSON object")
     for key, kind in kinds.items():
-        if not isinstance(found.get(key), kind):
-            raise _damaged(place, name, f"its {key!r} is no {kind.__name__}")
+        if key not in found or not isinstance(found[key], kind):
+            raise _damaged(place, name, f"its {key!r} is no {getattr(kind, '__name__', kind)}")
     return found
 
 

@@ -16,6 +16,7 @@ from mixtura.platform.corpus.settings import PRESETS, CorpusSettings
 from mixtura.platform.corpus.shards import SPLITS
 from mixtura.platform.errors import RequestError
 from mixtura.platform.filesystems import absolute, is_uri, last_name, shown
+from mixtura.platform.orchestration.corpus import TITLES
 from mixtura.platform.orchestration.corpus_made import Corpus
 from mixtura.platform.recipe_files import merged
 from mixtura.platform.tracking.flow import Branch, flow_svg
@@ -30,17 +31,6 @@ _SET_ASIDE_PRINTED = 20
 _CUT = "cut inside pages that stay"
 _WIDE, _NARROW = 1000, 352
 """Of the picture, in pixels: on a desk and on a phone."""
-_STAGES = {
-    "read": "reads records, applies the rules",
-    "addresses.judge": "finds the newest page of each address",
-    "mark": "looks where lines are",
-    "text.judge": "finds lines that are repeated",
-    "finish": "takes them away; languages, bad words",
-    "shingle": "looks how pages are alike",
-    "near.judge": "finds pages that are nearly equal",
-    "thin": "takes them away",
-    "pack": "writes the shards",
-}
 
 
 def page_place(place: str, output: Path | None) -> Path:
@@ -244,15 +234,15 @@ def _split_row(split: str, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 
 def _time_row(corpus: Corpus, stage: str, seconds: float, whole: float, price: float | None) -> dict[str, Any]:
-    row = {
-        "stage": stage,
+    row: dict[str, Any] = {
+        "stage": TITLES.get(stage, stage),
         "core seconds": round(seconds, 2),
         "%": _percent(seconds, whole),
         "MB/s of raw text": corpus.account.page_bytes / 1e6 / seconds if seconds else None,
     }
     if price is not None:
-        row["price"] = round(seconds / 3600 * price, 6)
-    return {**row, "what": _STAGES.get(stage, "")}
+        row["cost"] = round(seconds / 3600 * price, 6)
+    return row
 
 
 def _file_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def corpus(ask: Ask, tmp_path: Path) -> Path:
 def test_it_prints_tables_and_writes_a_page_beside_the_corpus(ask: Ask, corpus: Path) -> None:
     answer = ask("corpus", "report", str(corpus), "--price", "0.04")
     assert answer.code == 0, answer.message
-    for title in ("Records", "Pages", "Lines", "Languages", "Shards", "Time", "sum: pages", "price"):
+    for title in ("Records", "Pages", "Lines", "Languages", "Shards", "Time", "sum: pages", "cost"):
         assert title in answer.output
     assert answer.output.strip().endswith(str(corpus / "report.html"))
     assert (corpus / "report.html").read_text().startswith("<!doctype html>")
@@ -64,4 +64,4 @@ def test_bad_input_gets_its_exit_code_and_one_message(ask: Ask, corpus: Path, tm
     (corpus / "c4-train.00000-of-00001.parquet").unlink()
     missing = ask("corpus", "report", str(corpus))
     assert (missing.code, missing.output) == (1, "")
-    assert "1 of 2 shards" in missing.message
+    assert "1 of 1 shards" in missing.message

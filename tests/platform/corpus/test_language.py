@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from mixtura.platform.corpus.language import UNKNOWN, Language, identifier, is_english
 
+CRAWLED = "CC-MAIN-20190717121559-20190717143559-00140.jsonl.gz"
 EXACT, FAST = identifier("exact"), identifier("fast")
 GERMAN = "Der Hafen war am frühen Morgen noch sehr still. Zwei Fischer flickten ihre Netze neben dem alten Steg."
 ENGLISH = "The harbour was quiet in the early morning light. Two fishermen repaired their nets beside the old pier."
@@ -50,9 +52,32 @@ def test_the_fast_way_asks_the_slow_one_only_where_it_is_unsure(monkeypatch: pyt
 
 
 def test_both_ways_agree_on_nearly_all_pages_of_c4(shared: Path) -> None:
-    import gzip
-
     with gzip.open(shared / "data/web/c4/c4-train.sample-1000.json.gz", "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["text"] for line in file][:150]
     agree = [is_english(EXACT(text)) == is_english(FAST(text)) for text in texts]
     assert sum(agree) >= 0.97 * len(texts)
+
+
+def test_the_fast_identifier_answers_as_py3langid_does(shared: Path) -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    from mixtura.platform.corpus.language import _FastIdentifier
+
+    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    ours = _FastIdentifier(theirs)
+    with gzip.open(shared / "data/web/common_crawl_docs" / CRAWLED, "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file][:200]
+    texts = [text[:1000] for text in texts] + [
+        ENGLISH.upper(),
+        GERMAN,
+        "a",
+        "\ud800",
+        "Добро јутро",
+        "Dobro jutro",
+        "漢字",
+    ]
+    for text in texts:
+        code, probability = theirs.classify(text)
+        found, _ = ours.classify(text)
+        assert found.code == code or probability < 0.1
+        assert found.probability == pytest.approx(probability, abs=1e-3) or probability < 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,24 @@ def test_a_corpus_of_a_name_needs_the_lists_that_it_stands_for() -> None:
         corpus_settings("c5", {})
     with pytest.raises(ConfigError, match=r"rules.fewest_word: no such key; nearest: rules.fewest_words"):
         corpus_settings("c4", {"rules": {"fewest_word": 3}})
+
+
+def test_sentences_are_counted_as_punkt_does_though_most_texts_need_no_punkt(shared: Path) -> None:
+    from mixtura.platform.corpus.sentences import sentence_splitter
+
+    split = sentence_splitter()
+    with gzip.open(shared / "data/web/openwebtext/openwebtext-1000.jsonl.gz", "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line, _ in zip(file, range(60), strict=False)]
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    lines += [" ".join(lines[begin : begin + 3]) for begin in range(0, len(lines), 3)]
+    lines += [
+        "Go. ) Then?",
+        "He said so. ''",
+        'End. " Next one.',
+        "Approx. ten. Ltd. Co. U.S. A. B. Smith",
+        "A. b! c? d.",
+    ]
+    assert len(lines) > 1200
+    for line in lines:
+        assert COUNT(line, 10_000) == len(split(line)), line
+        assert COUNT(line, 3) == min(3, len(split(line))), line

@@ -29,7 +29,7 @@ from mixtura.platform.corpus.sentences import sentence_counter
 from mixtura.platform.corpus.settings import corpus_settings
 from mixtura.platform.corpus.urls import normalized, split_of
 from mixtura.platform.errors import DataError, RequestError
-from mixtura.platform.orchestration.corpus import build_corpus, check_request
+from mixtura.platform.orchestration.corpus import Build, build_corpus, check_request
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost, corpus_tasks
 from mixtura.platform.orchestration.reporter import SilentReporter
 from mixtura.platform.recipe_files import merged
@@ -94,7 +94,7 @@ def build(
     settings = corpus_settings(preset, merged({"bad_words": {"files": {"en": str(words)}}}, values or {}))
     check_request(files, settings)
     with corpus_tasks(ExecutorSection(kind="inline")) as (inline, cpus):
-        return build_corpus(files, settings, str(output), map_jobs or inline, cpus, SilentReporter())
+        return build_corpus(Build(files, settings, str(output), map_jobs or inline, cpus, SilentReporter()))
 
 
 def documents(output: Path, split: str = "*") -> dict[str, dict[str, Any]]:

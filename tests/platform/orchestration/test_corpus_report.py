@@ -24,7 +24,7 @@ from mixtura.platform.corpus.rules import LINE_REASONS, OF_PAGES
 from mixtura.platform.corpus.settings import corpus_settings
 from mixtura.platform.errors import DataError, RequestError
 from mixtura.platform.orchestration import corpus_report
-from mixtura.platform.orchestration.corpus import build_corpus
+from mixtura.platform.orchestration.corpus import TITLES, Build, build_corpus
 from mixtura.platform.orchestration.corpus_made import Corpus, corpus_at, verify_shards
 from mixtura.platform.orchestration.corpus_report import page_place, plain_report, write_corpus_report
 from mixtura.platform.orchestration.corpus_tasks import corpus_tasks
@@ -59,7 +59,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = folder.parent / "corpus"
     settings = corpus_settings("c4-noblocklist", {"rules": {"fewest_words": 4}})
     with corpus_tasks(ExecutorSection(kind="inline")) as (inline, cpus):
-        build_corpus(input_files([f"{folder}/*"]), settings, str(output), inline, cpus, SilentReporter())
+        build_corpus(Build(input_files([f"{folder}/*"]), settings, str(output), inline, cpus, SilentReporter(), 0.04))
     return output
 
 
@@ -129,9 +129,10 @@ def test_the_report_has_the_numbers_of_the_manifest(original: Path, corpus: Corp
 
 def test_a_price_is_of_the_seconds_of_all_processes(corpus: Corpus) -> None:
     *stages_of, whole = corpus_report.time_rows(corpus, price=3600.0)
-    assert whole["price"] == pytest.approx(sum(corpus.seconds.values()), abs=1e-5)
-    assert [row["stage"] for row in stages_of] == list(corpus.seconds)
-    assert "price" not in corpus_report.time_rows(corpus)[-1]
+    assert whole["cost"] == pytest.approx(sum(corpus.seconds.values()), abs=1e-5)
+    assert [row["stage"] for row in stages_of] == [TITLES[stage] for stage in corpus.seconds]
+    assert "cost" not in corpus_report.time_rows(corpus)[-1]
+    assert corpus.price == 0.04
 
 
 def test_a_file_that_is_set_aside_has_its_cause(corpus: Corpus, page: Page) -> None:
@@ -222,7 +223,7 @@ DAMAGES: list[tuple[Change, str]] = [
     (changed("manifest.json", lambda values: values.pop("splits")), "KeyError: 'splits'"),
     (changed("manifest.json", one_more_page), "its sums miss {'records': -1, 'pages': 1}"),
     (changed("manifest.json", lambda values: values["splits"]["train"].clear()), "shards of train"),
-    (lambda made: (made / SHARD).unlink(), f"1 of 2 shards in .*: {SHARD} is missing"),
+    (lambda made: (made / SHARD).unlink(), f"1 of 1 shards in .*: {SHARD} is missing"),
     (lambda made: (made / SHARD).write_bytes(b"PAR1"), f"{SHARD} has 4 bytes in place of"),
     (lambda made: (made / "accounts.jsonl").unlink(), "accounts.jsonl of the corpus in .* is missing"),
     (lambda made: (made / "accounts.jsonl").write_text(""), "accounts.jsonl of .* 0 files together give other numbers"),
