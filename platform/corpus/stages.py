@@ -184,7 +184,8 @@ def set_aside_file(given: Job, cause: str) -> Job:
     keys.close()
     account = Account(files=1, set_aside=1, bytes_read=job.size)
     entry = {"pages": 0, "text_bytes": 0, "runs": [], "batches": [], "account": account.to_json()}
-    none = {"samples": {"records": {}, "lines": {}}, "set_aside": cause}
+    told = cause if shown(job.file) in cause else f"{shown(job.file)}: {cause}"
+    none = {"samples": {"records": {}, "lines": {}}, "set_aside": told}
     return _done(job, "read", {**entry, **none}, time.perf_counter())
 
 
