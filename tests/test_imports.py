@@ -31,6 +31,7 @@ ROOTS = {
     "filesystems",
     "random_bits",
     "recipe_files",
+    "visible",
     "workspace",
     "yaml_files",
 }

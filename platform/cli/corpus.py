@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mixtura.platform.cli.arguments import AsJson
 
 app = typer.Typer(help="Raw web text to clean documents, the way C4 was made.", no_args_is_help=True)
 
@@ -68,6 +71,42 @@ def build(
         made = Build(files, chosen, absolute(output), map_jobs, cpus, reporter, price, seconds)
         manifest = build_corpus(made)
     print_lines(*described(manifest, output))
+
+
+@app.command()
+def report(
+    corpus: Annotated[str, typer.Argument(help="Folder or bucket of a corpus that is made.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The HTML file; report.html in the corpus's folder if not given.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of an hour of a core, in any currency; the build's if not given.", min=0)
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and check its digest.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what became of the raw text: what was left out under which reason. Writes a page that opens offline, too.
+
+    Example: mixtura corpus report corpus --price 0.04
+    """
+    from mixtura.platform.cli.output import print_json, print_lines, print_table
+    from mixtura.platform.cli.progress import TerminalReporter
+    from mixtura.platform.orchestration import corpus_report as reporting
+    from mixtura.platform.orchestration.corpus_made import corpus_at, verify_shards
+    from mixtura.platform.orchestration.reporter import SilentReporter
+
+    page = reporting.page_place(corpus, output)
+    made = corpus_at(corpus, reporting.FILES_SHOWN)
+    price = made.price if price is None else price
+    if verify:
+        verify_shards(made, SilentReporter() if as_json else TerminalReporter())
+    reporting.write_corpus_report(made, page, price, verified=verify)
+    if as_json:
+        print_json({**reporting.plain_report(made, price), "page": str(page)})
+        return
+    for title, rows in reporting.tables(made, price).items():
+        print_table(title, rows, grouped=True)
+    print_lines(*reporting.notes(made, verified=verify), str(page))
 
 
 def _lists(given: list[str]) -> dict[str, str]:

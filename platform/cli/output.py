@@ -13,26 +13,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mixtura.platform.visible import visible
+
 _PLAIN_WIDTH = 160
 
 console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
-def formatted(value: Any) -> str:
+def formatted(value: Any, *, grouped: bool = False) -> str:
     """A cell's text: four significant digits for numbers that are not whole, `-` for nothing.
 
-    >>> [formatted(value) for value in (None, 3, 0.123456, 12.0, "x")]
-    ['-', '3', '0.1235', '12', 'x']
+    >>> [formatted(value) for value in (None, 3, 0.123456, 12.0, "x")], formatted(123456, grouped=True)
+    (['-', '3', '0.1235', '12', 'x'], '123,456')
     """
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+    return f"{value:,}" if grouped and isinstance(value, int) else visible(str(value))
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, notes: str = "") -> None:
-    """Rows of named cells as a table, or as one JSON list."""
+def print_table(
+    title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool = False, notes: str = "", grouped: bool = False
+) -> None:
+    """Rows of named cells as a table, or as one JSON list; `grouped` parts the digits of large whole numbers."""
     if as_json:
         print_json(list(rows))
         return
@@ -48,7 +52,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool 
         number = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(formatted(row[name])) for name in names))
+        table.add_row(*(Text(formatted(row[name], grouped=grouped)) for name in names))
     console.print(table)
     if notes:
         console.print(Text(notes, style="dim"))

@@ -95,7 +95,7 @@ def write_shard(job: Job) -> Job:
                     documents, size = documents + 1, size + length
                 at += length
         shard.close()
-    digest, length = _digest(job["place"])
+    digest, length = digest_of(job["place"])
     entry = {
         "index": job["index"],
         "split": job["split"],
@@ -110,7 +110,8 @@ def write_shard(job: Job) -> Job:
     return entry
 
 
-def _digest(place: str) -> tuple[str, int]:
+def digest_of(place: str) -> tuple[str, int]:
+    """A file's xxh3-128 and its size, from all of its bytes."""
     digest, size = xxhash.xxh3_128(), 0
     with seekable(place) as file:
         while data := file.read(1 << 20):

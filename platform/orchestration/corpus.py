@@ -52,7 +52,7 @@ from mixtura.platform.orchestration.reporter import Reporter
 FORMAT = "mixtura-corpus/1"
 MANIFEST = "manifest.json"
 WORK = ".work"
-_TITLES = {
+TITLES = {
     "read": "read and clean",
     "addresses.judge": "compare addresses",
     "mark": "hash text",
@@ -148,7 +148,10 @@ def read_manifest(output: str) -> dict[str, Any] | None:
     data = read(joined(absolute(output), MANIFEST))
     if data is None:
         return None
-    found = json.loads(data)
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{shown(output)}/{MANIFEST} is damaged: {error}; bring it back from a copy") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise DataError(f"{shown(output)}/{MANIFEST} is not that of a corpus of this version ({FORMAT})")
     return found
@@ -273,7 +276,7 @@ class _Progress:
     """How far a stage is: in the bytes of its files where they are known, otherwise in jobs."""
 
     def __init__(self, build: Build, name: str, jobs: Sequence[Job], done: Mapping[int, Job]) -> None:
-        self._build, self._name, self._title = build, name, _TITLES[name]
+        self._build, self._name, self._title = build, name, TITLES[name]
         self._sizes = {job["index"]: job.get("size", 0) for job in jobs}
         self._by_size = all(self._sizes.values())
         self._total = sum(self._sizes.values()) / 1e6 if self._by_size else len(jobs)
