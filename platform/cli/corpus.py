@@ -57,7 +57,7 @@ def build(
     values = merged(override_values(settings or []), {"bad_words": {"files": _lists(bad_words)}} if bad_words else {})
     chosen = corpus_settings(preset, values)
     files, reporter = input_files(inputs, root), TerminalReporter()
-    check_request(files, chosen)
+    check_request(files, chosen, output)
     large = sum(file.size for file in files) >= _LARGE_BYTES
     expected = estimate_of(files, chosen) if estimate or large else None
     if estimate and expected is None:

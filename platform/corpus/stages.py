@@ -542,6 +542,12 @@ def _bad_words(files: str) -> BadWords:
     return BadWords.read({language: Path(path) for language, path in json.loads(files).items()})
 
 
+def lists_of(settings: CorpusSettings) -> set[str]:
+    """The files that settings name, which decide the corpus by what is in them."""
+    given = (settings.addresses.domains, settings.addresses.urls, *settings.bad_words.files.values())
+    return {path for path in given if path is not None}
+
+
 def warm_up(settings: CorpusSettings) -> None:
     """Load in this process what the first file would otherwise load."""
     check_lists(settings)

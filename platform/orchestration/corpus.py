@@ -34,6 +34,7 @@ from mixtura.platform.corpus.stages import (
     check_lists,
     finish_file,
     judge_keys,
+    lists_of,
     mark_text,
     read_file,
     set_aside_file,
@@ -44,10 +45,11 @@ from mixtura.platform.corpus.stages import (
 from mixtura.platform.corpus.tables import read_rows
 from mixtura.platform.corpus.work_files import names_below, read, write
 from mixtura.platform.errors import DataError, RequestError
-from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock
+from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock, xxh3_128
 from mixtura.platform.filesystems import Found, absolute, is_uri, joined, move, remove_folder, shown
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost, MapJobs
 from mixtura.platform.orchestration.reporter import Reporter
+from mixtura.platform.workspace import in_submitted_job
 
 FORMAT = "mixtura-corpus/1"
 MANIFEST = "manifest.json"
@@ -106,7 +108,8 @@ class Build:
         values = {path: value for path, effect, value in leaves(self.settings) if effect is STREAM}
         files = [[file.uri, file.size, file.version] for file in self.files]
         listed = xxhash.xxh3_128_hexdigest(json.dumps(files).encode())
-        return {"format": FORMAT, "files": len(files), "listing": listed, "settings": values}
+        lists = {path: xxh3_128(Path(path)) for path in sorted(lists_of(self.settings))}
+        return {"format": FORMAT, "files": len(files), "listing": listed, "settings": values, "lists": lists}
 
 
 def build_corpus(build: Build) -> dict[str, Any]:
@@ -120,8 +123,14 @@ def build_corpus(build: Build) -> dict[str, Any]:
         return _build(build)
 
 
-def check_request(files: Sequence[Found], settings: CorpusSettings) -> None:
+def check_request(files: Sequence[Found], settings: CorpusSettings, output: str) -> None:
     """Raise where the work would end with an error that can be seen before."""
+    for place in filter(None, (output, settings.work)):
+        if in_submitted_job() and not is_uri(place) and not Path(place).expanduser().is_absolute():
+            raise RequestError(
+                f"{place!r} is relative, but a submitted job works in a copy of its folder that is deleted later: give "
+                "an absolute path that all machines have, or a bucket"
+            )
     if not files:
         raise RequestError("no input is given: name files, patterns or lists of paths with --input")
     check_lists(settings)
@@ -162,6 +171,9 @@ def _difference(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     for key in {**before, **now}:
         if before.get(key) != now.get(key):
             return f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+    for path, digest in asked["lists"].items():
+        if there["lists"].get(path) != digest:
+            return f"the list {path} has changed"
     if there["files"] != asked["files"]:
         return f"of {there['files']} files, and these are {asked['files']}"
     return "its files have other names, sizes or times"

@@ -70,7 +70,7 @@ def build(
 ) -> dict[str, Any]:
     files = input_files([joined(folder, "*")])
     settings = corpus_settings(preset, merged({"bad_words": {"files": {"en": str(words)}}}, values or {}))
-    check_request(files, settings)
+    check_request(files, settings, str(output))
     with corpus_tasks(ExecutorSection(kind="inline")) as (inline, cpus):
         return build_corpus(Build(files, settings, str(output), map_jobs or inline, cpus, SilentReporter()))
 

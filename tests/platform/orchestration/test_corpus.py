@@ -235,6 +235,23 @@ def test_a_corpus_that_is_there_is_made_once_and_no_other_is_put_over_it(
         build(whole / "input", tmp_path / "mine", words)
 
 
+def test_a_list_that_has_changed_makes_another_corpus(whole: Path, tmp_path: Path) -> None:
+    words = tmp_path / "en.txt"
+    words.write_text("frob\n")
+    build(whole / "input", tmp_path / "corpus", words)
+    words.write_text("frob\ngull\n")
+    with pytest.raises(RequestError, match=r"made otherwise: the list .*en.txt has changed"):
+        build(whole / "input", tmp_path / "corpus", words)
+
+
+def test_a_submitted_job_leaves_nothing_in_its_own_folder(
+    words: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(RequestError, match=r"'corpus' is relative, but a submitted job"):
+        build(whole / "input", "corpus", words)
+
+
 def test_one_that_was_begun_otherwise_is_not_gone_on_with(words: Path, whole: Path, tmp_path: Path) -> None:
     def stopping(*_: Any) -> Iterator[Job]:
         raise StoppedError
