@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from mixtura.platform.config import FREE, STREAM, ExecutorSection, Section, parse_bytes, section_of
 from mixtura.platform.corpus.language import ENGLISH
 from mixtura.platform.corpus.rules import Rules
 from mixtura.platform.errors import ConfigError, UnknownNameError
+from mixtura.platform.filesystems import absolute
 from mixtura.platform.recipe_files import merged
+
+AbsolutePath = Annotated[str, AfterValidator(absolute)]
+"""Of a file that all machines have: the work's processes need not be where the command was given."""
 
 
 class AddressesSection(Section):
@@ -22,9 +26,9 @@ class AddressesSection(Section):
 
     newest: Annotated[bool, STREAM] = True
     """of the pages of an address only the newest stays"""
-    domains: Annotated[str | None, STREAM] = None
+    domains: Annotated[AbsolutePath | None, STREAM] = None
     """a file with a domain in each line, or Grover's JSON: pages of others are left out"""
-    urls: Annotated[str | None, STREAM] = None
+    urls: Annotated[AbsolutePath | None, STREAM] = None
     """a file with an address in each line: others are left out"""
 
 
@@ -57,7 +61,7 @@ class LanguageSection(Section):
 class BadWordsSection(Section):
     """Pages with words of a list."""
 
-    files: Annotated[dict[str, str], STREAM] = Field(default_factory=dict)
+    files: Annotated[dict[str, AbsolutePath], STREAM] = Field(default_factory=dict)
     """of each language a file with a word or phrase in each line"""
     share: Annotated[float, STREAM] = Field(default=1.0, ge=0, le=1)
     """of the pages with such a word that is left out, by the hash of their address"""
@@ -89,7 +93,7 @@ class CorpusSettings(Section):
     language: LanguageSection = LanguageSection()
     bad_words: BadWordsSection = BadWordsSection()
     shards: ShardsSection = ShardsSection()
-    punkt: Annotated[str | None, STREAM] = None
+    punkt: Annotated[AbsolutePath | None, STREAM] = None
     """folder with Punkt's parameters (`.../punkt_tab/english`)"""
     largest_record: Annotated[str, STREAM] = "8MiB"
     """a record with more than this is left out"""
