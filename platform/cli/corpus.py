@@ -13,7 +13,7 @@ from mixtura.platform.cli.arguments import AsJson
 
 app = typer.Typer(help="Raw web text to clean documents, the way C4 was made.", no_args_is_help=True)
 
-_LARGE_BYTES = 64_000_000
+_LARGE_BYTES, _MANY = 64_000_000, 1000
 """From which an estimate is made before the work begins."""
 
 Output = Annotated[str, typer.Option("--output", help="Folder or bucket for the corpus.")]
@@ -58,10 +58,10 @@ def build(
     chosen = corpus_settings(preset, values)
     files, reporter = input_files(inputs, root), TerminalReporter()
     check_request(files, chosen, output)
-    large = sum(file.size for file in files) >= _LARGE_BYTES
+    large = len(files) >= _MANY or sum(file.size for file in files) >= _LARGE_BYTES
     expected = estimate_of(files, chosen) if estimate or large else None
     if estimate and expected is None:
-        raise RequestError("no size of these files is known, or nothing of them can be read: there is no estimate")
+        raise RequestError("nothing can be read of the files that an estimate looks at: there is none")
     with contextlib.nullcontext((None, os.cpu_count() or 1)) if estimate else corpus_tasks(chosen.executor) as tasks:
         map_jobs, cpus = tasks
         print_lines(*(expected.lines(cpus, price) if expected else ()))

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mixtura.platform.corpus.work_files import read_range, writing
 from mixtura.platform.filesystems import is_uri, joined
 
-BUCKETS = 1024
+BUCKETS = 4096
 """Ranges of keys that a run's header tells apart: the most jobs that may share the work."""
 ROW_BYTES = 36
 HELD_BYTES = 3 * ROW_BYTES
@@ -223,11 +223,9 @@ def _places(rows: Array) -> Array:
 
 def _read(runs: Sequence[Run], buckets: tuple[int, int]) -> tuple[Array, Array]:
     def rows_of(run: Run) -> Array:
-        begin = np.frombuffer(read_range(run.path, 8 * buckets[0], 8 * buckets[0] + 8), "<u8")[0]
-        end = np.frombuffer(read_range(run.path, 8 * buckets[1], 8 * buckets[1] + 8), "<u8")[0]
-        return np.frombuffer(
-            read_range(run.path, _HEADER + int(begin) * ROW_BYTES, _HEADER + int(end) * ROW_BYTES), _ROW
-        )
+        bounds = np.frombuffer(read_range(run.path, 8 * buckets[0], 8 * (buckets[1] + 1)), "<u8")
+        begin, end = int(bounds[0]), int(bounds[-1])
+        return np.frombuffer(read_range(run.path, _HEADER + begin * ROW_BYTES, _HEADER + end * ROW_BYTES), _ROW)
 
     parts = list(_many(rows_of, runs))
     rows = np.concatenate(parts) if parts else np.empty(0, _ROW)
@@ -259,7 +257,7 @@ def _read_verdict(place: str, files: int, file: int) -> Array:
 
 
 def _bucket(high: Array) -> Array:
-    return (high >> np.uint64(54)).astype(np.int64)
+    return (high >> np.uint64(52)).astype(np.int64)
 
 
 def _own_place(place: str) -> str:

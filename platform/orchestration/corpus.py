@@ -321,7 +321,8 @@ class _Progress:
         if self._name not in expected or done <= 0:
             return ""
         later = [stage for stage in expected if stage not in self._build.seconds and stage != self._name]
-        rightness = min(4.0, max(0.25, self._spent / max(expected[self._name] * done, 1e-9)))
+        told = expected[self._name] > 0.05 * sum(expected.values())  # a short stage says nothing of the others
+        rightness = min(4.0, max(0.25, self._spent / (expected[self._name] * done))) if told else 1.0
         left = sum(expected[stage] for stage in later) * rightness / self._build.cpus + elapsed * (1 - done) / done
         return f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,16 +48,14 @@ class Estimate:
 
 
 def estimate(files: Sequence[Found], settings: CorpusSettings) -> Estimate | None:
-    """Make a corpus of the beginnings of some files, and scale what it took; None if sizes are unknown or nothing of
-    them can be read."""
-    sampled = [files[len(files) * number // _FILES] for number in range(min(_FILES, len(files)))]
-    sampled = [file for file in dict.fromkeys(sampled) if file.size]
-    known = sum(file.size for file in files if file.size)
-    if not sampled:
-        return None
+    """Make a corpus of the beginnings of some files, and scale what it took; None if nothing of them can be read.
+
+    A crawl's list says nothing of sizes: its files are taken for as large as those that are looked at.
+    """
+    sampled = list(dict.fromkeys(files[len(files) * number // _FILES] for number in range(min(_FILES, len(files)))))
     warm_up(settings)
     with tempfile.TemporaryDirectory(prefix="mixtura-estimate-") as folder:
-        begins = [_begin(file, Path(folder), number) for number, file in enumerate(sampled)]
+        begins, sizes = zip(*(_begin(file, Path(folder), number) for number, file in enumerate(sampled)), strict=True)
         work = _Measured(Path(folder) / "corpus")
         values = settings.model_copy(update={"work": None})
         build = Build(begins, values, str(work.folder), work.map_jobs, 1, SilentReporter())
@@ -65,9 +64,8 @@ def estimate(files: Sequence[Found], settings: CorpusSettings) -> Estimate | Non
         except DataError:
             return None
     account = Account.from_json(manifest["account"])
-    size = sum(file.size for file in begins)
-    # Files whose size nobody knows are taken for as large as the others are.
-    scale = known / size * len(files) / sum(1 for file in files if file.size)
+    usual = sum(sizes) / len(sizes)
+    scale = sum(file.size or usual for file in files) / max(sum(file.size for file in begins), 1)
     return Estimate(
         len(files),
         account.page_bytes * scale,
@@ -77,12 +75,14 @@ def estimate(files: Sequence[Found], settings: CorpusSettings) -> Estimate | Non
     )
 
 
-def _begin(file: Found, folder: Path, number: int) -> Found:
+def _begin(file: Found, folder: Path, number: int) -> tuple[Found, int]:
+    """The beginning of a file as a file of its own, and the size of the whole."""
     most = _WHOLE_BYTES if ".parquet" in last_name(file.uri) else _BYTES
     path = folder / f"{number}-{last_name(file.uri)}"
     with opened(file.uri) as source:
         path.write_bytes(source.read(most))
-    return Found(str(path), path.stat().st_size, "")
+        whole = source.seek(0, io.SEEK_END)
+    return Found(str(path), path.stat().st_size, ""), whole
 
 
 @dataclass

@@ -23,12 +23,15 @@ from object_store import place, serve_s3
 from mixtura.platform.corpus.accounts import Account
 from mixtura.platform.corpus.bad_words import BadWords
 from mixtura.platform.corpus.duplicates import newest, without_repeated_lines
+from mixtura.platform.corpus.inputs import input_files
 from mixtura.platform.corpus.language import identifier, is_english
 from mixtura.platform.corpus.rules import clean_page
 from mixtura.platform.corpus.sentences import sentence_counter
 from mixtura.platform.corpus.settings import PRESETS, corpus_settings
 from mixtura.platform.corpus.urls import normalized, split_of
 from mixtura.platform.errors import DataError, RequestError
+from mixtura.platform.filesystems import Found
+from mixtura.platform.orchestration.corpus_estimate import estimate
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost
 
 from .corpora import Page, build, bytes_of, documents, sentence, some_pages, write_pages
@@ -401,6 +404,23 @@ def test_every_preset_makes_a_corpus_of_a_real_crawl_that_adds_up(preset: str, s
         assert {row["language"] for row in found.values()} > {"en", "it"}
     else:
         assert {row["language"] for row in found.values()} == {"en"}
+
+
+def test_an_estimate_is_near_what_is_made_though_sizes_are_unknown(
+    pages: list[Page], words: Path, tmp_path: Path
+) -> None:
+    folder = write_pages(tmp_path / "input", pages * 4, 12)
+    files = input_files([f"{folder}/*"])
+    settings = corpus_settings("c4", {"bad_words": {"files": {"en": str(words)}}})
+    for listed in (files, [Found(file.uri, 0, "") for file in files]):
+        found = estimate(listed, settings)
+        assert found is not None
+        text = 4 * sum(len(page["text"].encode()) for page in pages)
+        assert 0.8 * text < found.text_bytes < 1.25 * text
+        assert sum(found.core_seconds.values()) > 0
+        assert found.out_bytes < found.text_bytes
+        assert "12 files" in next(found.lines(2, 0.04))
+    assert not [path for path in folder.iterdir() if not path.name.endswith(".jsonl.gz")]
 
 
 BOMB = r"""
