@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixtura.platform.config import Config, MixtureTask, leaves
+from mixtura.platform.corpus.settings import CorpusSettings
 from mixtura.platform.recipe_files import load
 from mixtura.tasks import get_task, task_names
 
@@ -33,3 +34,13 @@ def test_every_key_is_one_of_the_config_tree(text: str) -> None:
     named = {re.sub(r"^mixture\.tasks\.c4\.", "mixture.tasks.", name) for name in named}
     assert len(named) > 8
     assert named <= paths
+
+
+def test_every_setting_of_a_corpus_is_one(text: str, repository: Path) -> None:
+    paths = {path for path, _, _ in leaves(CorpusSettings())}
+    sections = "|".join(CorpusSettings.model_fields.keys() - Config.model_fields.keys())
+    named = set(re.findall(rf"`((?:{sections})\.[a-z_0-9.]+)`", text))
+    assert len(named) > 8
+    assert named <= paths
+    how_to = (repository / "docs/how-to/corpus.md").read_text()
+    assert set(re.findall(rf"`((?:{sections})\.[a-z_]+)`", how_to)) <= paths
