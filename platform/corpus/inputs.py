@@ -32,6 +32,8 @@ def _files(place: str, root: str) -> Iterator[Found]:
         yield Found(place, 0, "")
     else:
         found = glob(place)
+        if not found and not is_uri(place) and Path(place).is_dir():
+            raise DataError(f"{place} is a folder: name the files in it, for example '{place}/*.warc.wet.gz'")
         if not found:
             raise DataError(f"no file {shown(place)}; check its name, and quote a pattern so that the shell leaves it")
         yield from found

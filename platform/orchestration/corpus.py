@@ -200,6 +200,10 @@ def _lock(output: str) -> Iterator[None]:
     if is_uri(output):
         yield
         return
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"no corpus can be put at {output}: {error.strerror}; give another --output") from error
     with exclusive_lock(Path(output) / ".lock", f"{output} is being made"):
         yield
 

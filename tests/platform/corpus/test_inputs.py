@@ -32,6 +32,8 @@ def test_places_are_files_and_patterns_by_their_names_and_each_file_comes_once(t
 
 
 def test_a_place_without_files_and_a_list_that_is_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder: name the files in it"):
+        input_files([str(tmp_path)])
     with pytest.raises(DataError, match=r"no file .*/nothing-\*\.wet"):
         input_files([f"{tmp_path}/nothing-*.wet"])
     (tmp_path / "wet.paths.gz").write_bytes(gzip.compress(LIST.encode())[:20])
