@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +48,7 @@ def build(
     from mixtura.platform.corpus.settings import corpus_settings
     from mixtura.platform.errors import RequestError
     from mixtura.platform.filesystems import absolute
-    from mixtura.platform.orchestration.corpus import Build, build_corpus, check_request, described
+    from mixtura.platform.orchestration.corpus import Build, build_corpus, check_request, described, read_manifest
     from mixtura.platform.orchestration.corpus_estimate import estimate as estimate_of
     from mixtura.platform.orchestration.corpus_tasks import corpus_tasks
     from mixtura.platform.recipe_files import merged, override_values
@@ -58,18 +57,17 @@ def build(
     chosen = corpus_settings(preset, values)
     files, reporter = input_files(inputs, root), TerminalReporter()
     check_request(files, chosen, output)
+    if estimate:
+        if (expected := estimate_of(files, chosen)) is None:
+            raise RequestError("nothing can be read of the files that an estimate looks at: there is none")
+        print_lines(*expected.lines(os.cpu_count() or 1, price))
+        return
     large = len(files) >= _MANY or sum(file.size for file in files) >= _LARGE_BYTES
-    expected = estimate_of(files, chosen) if estimate or large else None
-    if estimate and expected is None:
-        raise RequestError("nothing can be read of the files that an estimate looks at: there is none")
-    with contextlib.nullcontext((None, os.cpu_count() or 1)) if estimate else corpus_tasks(chosen.executor) as tasks:
-        map_jobs, cpus = tasks
+    expected = estimate_of(files, chosen) if large and read_manifest(output) is None else None
+    with corpus_tasks(chosen.executor) as (map_jobs, cpus):
         print_lines(*(expected.lines(cpus, price) if expected else ()))
-        if map_jobs is None:
-            return
         seconds = expected.core_seconds if expected else {}
-        made = Build(files, chosen, absolute(output), map_jobs, cpus, reporter, price, seconds)
-        manifest = build_corpus(made)
+        manifest = build_corpus(Build(files, chosen, absolute(output), map_jobs, cpus, reporter, price, seconds))
     print_lines(*described(manifest, output))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,37 +14,15 @@ from mixtura.platform.corpus.stages import read_file
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost, _on_ray
 
 from .corpora import build, bytes_of, some_pages, write_pages
+from .machines import two_machines
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def cluster(repository: Path) -> Iterator[Any]:
-    """Two machines of one CPU each, the first of which cannot be lost."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from mixtura.platform.orchestration.cluster import quiet_ray
-
-    quiet_ray()
-    quick = {"health_check_period_ms": 300, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "_system_config": quick},
-        shutdown_at_exit=False,  # its signal handlers could be set in the main thread only
-    )
-    made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    environment = {"PYTHONPATH": str(repository / "src")}
-    ray.init(
-        address=made.address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": environment},
-    )
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with two_machines(repository) as machines:
+        yield machines
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from mixtura.platform.orchestration.on_ray import RayExecutor
 from mixtura.platform.tracking.records import Note, TrainPoint, read_events
 from mixtura.platform.training.checkpoint import list_checkpoints, verify
 
+from .machines import two_machines
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 Train = Callable[[Config, Executor], Path]
@@ -32,43 +34,12 @@ Make = Callable[..., Config]
 
 RESTARTS, STEPS, HANG_AFTER_S = 3, 80, 10
 GIVEN = ("executor.workers=2", "executor.cpus_per_worker=0.6", "checkpoints.every=10", f"training.steps={STEPS}")
-QUICK_TO_NOTICE = {
-    "health_check_initial_delay_ms": 500,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 3,
-    "idle_worker_killing_time_threshold_ms": 3_600_000,  # as in a cluster that a run starts for itself
-}
 
 
 @pytest.fixture(scope="module")
 def cluster(repository: Path) -> Iterator[Any]:
-    """Two machines of one CPU each, the first of which cannot be lost."""
-    import logging
-
-    import ray
-    from ray.cluster_utils import Cluster
-
-    from mixtura.platform.orchestration.cluster import quiet_ray
-
-    quiet_ray()
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "_system_config": QUICK_TO_NOTICE},
-        shutdown_at_exit=False,  # its signal handlers could be set in the main thread only
-    )
-    made.add_node(num_cpus=1)
-    made.wait_for_nodes()
-    environment = {"PYTHONPATH": str(repository / "src")}
-    ray.init(
-        address=made.address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": environment},
-    )
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with two_machines(repository) as machines:
+        yield machines
 
 
 @pytest.fixture(scope="module")
