@@ -213,10 +213,10 @@ def _document_of_row(row: Mapping[str, Any], where: Origin, line: bytes = b"") -
     probability = _value(row, "language_probability")
     return Document(
         text=text,
-        origin=Origin(where.file, where.position, where.unit, _plain(_value(row, "record_id"))),
-        url=_plain(_value(row, "url")),
+        origin=Origin(where.file, where.position, where.unit, _whole(_plain(_value(row, "record_id")))),
+        url=_whole(_plain(_value(row, "url"))),
         timestamp=utc_timestamp(_plain(_value(row, "timestamp"))),
-        language=_plain(_value(row, "language")) or None,
+        language=_whole(_plain(_value(row, "language"))) or None,
         language_probability=float(probability) if isinstance(probability, int | float) else None,
     )
 
@@ -227,6 +227,11 @@ def _is_half(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def _whole(text: str) -> str:
+    """A name without halves of characters, which no file could hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _value(row: Mapping[str, Any], field: str) -> Any:

@@ -67,7 +67,7 @@ _SAMPLED_ONE_IN = 32
 _SAMPLE_CHARACTERS = 300
 _LATEST = 10**14
 _MOST_REPEATED = 20
-_LONGEST = 5
+_LONGEST = 3
 
 PAGES = pa.schema(
     [
@@ -173,8 +173,8 @@ def read_file(given: Job) -> Job:
         return set_aside_file(given, str(error))
     keys.close()
     entry = {"pages": account.pages, "text_bytes": account.page_bytes, "runs": keys.runs, "batches": table.batches}
-    samples = {"records": records.found, "lines": lines.found}
-    return _done(job, "read", {**entry, "account": account.to_json(), "samples": samples, "set_aside": ""}, begun)
+    _write_samples(job, {"records": records.found, "lines": lines.found})
+    return _done(job, "read", {**entry, "account": account.to_json(), "set_aside": ""}, begun)
 
 
 def set_aside_file(given: Job, cause: str) -> Job:
@@ -185,8 +185,7 @@ def set_aside_file(given: Job, cause: str) -> Job:
     account = Account(files=1, set_aside=1, bytes_read=job.size)
     entry = {"pages": 0, "text_bytes": 0, "runs": [], "batches": [], "account": account.to_json()}
     told = cause if shown(job.file) in cause else f"{shown(job.file)}: {cause}"
-    none = {"samples": {"records": {}, "lines": {}}, "set_aside": told}
-    return _done(job, "read", {**entry, **none}, time.perf_counter())
+    return _done(job, "read", {**entry, "set_aside": told}, time.perf_counter())
 
 
 def _items(file: str, largest: int) -> Iterator[Item]:
@@ -349,7 +348,7 @@ def finish_file(given: Job) -> Job:
                 _count_lines(account, lines, fate)
             if fate.reason is not None:
                 account.leave_out(fate.reason, size)
-                samples.add(fate.reason, f"{url}: {fate.text[:_SAMPLE_CHARACTERS]}")
+                samples.add(fate.reason, _sample(url, fate.text))
                 dropped.write(fate.reason, url, timestamp, source, fate.text)
                 continue
             out, split = byte_length(fate.text), split_of(address)
@@ -359,7 +358,8 @@ def finish_file(given: Job) -> Job:
             table.add((fate.text, url, timestamp, code, probability, source, split), out)
             sizes.append((out, split == "validation"))
         table.close()
-    entry = {"account": account.to_json(), "samples": samples.found, "longest": longest.found}
+    _write_samples(job, {"pages": samples.found})
+    entry = {"account": account.to_json(), "longest": longest.found}
     return _done(job, "finish", {**entry, **_where(table, sizes)}, begun)
 
 
@@ -412,6 +412,10 @@ def _count_lines(account: Account, lines: Sequence[int], fate: _Fate) -> None:
         account.lines_repeated += kept - out
 
 
+def _sample(url: str, text: str) -> str:
+    return f"{url[:_SAMPLE_CHARACTERS]}: {text[:_SAMPLE_CHARACTERS]}"
+
+
 def shingle_file(given: Job) -> Job:
     """Write the keys by which pages that are nearly equal are found."""
     job, begun = FileJob(**given), time.perf_counter()
@@ -445,10 +449,11 @@ def thin_file(given: Job) -> Job:
             lines = text.count("\n") + 1
             account.lines_out -= lines
             account.lines_of_pages_left_out += lines
-            samples.add(NEARLY_EQUAL, f"{url}: {text[:_SAMPLE_CHARACTERS]}")
+            samples.add(NEARLY_EQUAL, _sample(url, text))
             dropped.write(NEARLY_EQUAL, url, timestamp, source, text)
         table.close()
-    return _done(job, "thin", {"account": account.to_json(), "samples": samples.found, **_where(table, sizes)}, begun)
+    _write_samples(job, {"near": samples.found})
+    return _done(job, "thin", {"account": account.to_json(), **_where(table, sizes)}, begun)
 
 
 def _where(table: TableWriter, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -463,6 +468,13 @@ def _where(table: TableWriter, sizes: Sequence[tuple[int, int]]) -> dict[str, An
     return {"batches": before, "bytes": sums, "documents": documents}
 
 
+def _write_samples(job: FileJob, found: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """Apart from what the job says: of all files together they would be too many to be held."""
+    for kind, samples in found.items():
+        if samples:
+            write(job.place(f"{kind}.samples", ".json"), json.dumps(samples).encode())
+
+
 def _done(job: FileJob, stage: str, entry: Job, begun: float) -> Job:
     entry = {"index": job.index, **entry, "seconds": time.perf_counter() - begun}
     write(entry_place(job.work, stage, job.index), json.dumps(entry).encode())
@@ -473,15 +485,15 @@ class _Longest:
     """The longest lines of a file's documents."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
-        self._shortest = 0
+        self.found: list[tuple[int, str]] = []
+        """Their characters, and how they begin."""
 
     def look_at(self, text: str) -> None:
         """Take a document's longest line if it is among the longest."""
         line = max(text.split("\n"), key=len)
-        if len(self.found) < _LONGEST or len(line) > self._shortest:
-            self.found = sorted([*self.found, line], key=len, reverse=True)[:_LONGEST]
-            self._shortest = len(self.found[-1])
+        if len(self.found) < _LONGEST or len(line) > self.found[-1][0]:
+            found = [*self.found, (len(line), line[:_SAMPLE_CHARACTERS])]
+            self.found = sorted(found, key=lambda one: (-one[0], one[1]))[:_LONGEST]
 
 
 class _Dropped:

@@ -30,8 +30,10 @@ from mixtura.platform.corpus.settings import CorpusSettings
 from mixtura.platform.corpus.shards import SPLITS, shard_jobs, write_shard
 from mixtura.platform.corpus.stages import (
     KINDS,
+    NEARLY_EQUAL,
     FileJob,
     check_lists,
+    entry_place,
     finish_file,
     judge_keys,
     lists_of,
@@ -69,7 +71,7 @@ TITLES = {
 _ROWS_OF_JOB = 200_000
 _LONGEST = 20
 _MOST_REPEATED = 20
-_SAMPLES = 5
+_SAMPLES, _SAMPLED_FILES = 5, 200
 
 
 @dataclass
@@ -268,7 +270,11 @@ def _stage(
         done = {entry["index"]: entry for entry in json.loads(data)}
     else:
         for path in sorted(names_below(joined(build.work, f"{name}.done"))):
-            if path.endswith(".json") and not path.startswith(".") and (data := read(entry_path(build, name, path))):
+            if (
+                path.endswith(".json")
+                and not path.startswith(".")
+                and (data := read(joined(build.work, f"{name}.done", path)))
+            ):
                 entry = json.loads(data)
                 done[entry["index"]] = entry
     missing = [job for job in jobs if job["index"] not in done]
@@ -281,11 +287,6 @@ def _stage(
         write(whole, json.dumps([done[index] for index in sorted(done)]).encode())
     build.seconds[name] = sum(entry["seconds"] for entry in done.values())
     return done
-
-
-def entry_path(build: Build, stage: str, name: str) -> str:
-    """Where a job's entry is, by its name in the folder."""
-    return joined(build.work, f"{stage}.done", name)
 
 
 class _Progress:
@@ -393,7 +394,7 @@ def _commit(
     write(joined(build.output, "accounts.jsonl"), b"".join(json.dumps(one).encode() + b"\n" for one in accounts))
     write(
         joined(build.output, "samples.json"),
-        json.dumps(_samples(build, stages, repeated), ensure_ascii=False, indent=1).encode(),
+        json.dumps(_samples(build, whole, stages[1], repeated), ensure_ascii=False, indent=1).encode(),
     )
     listed = []
     for index in sorted(shards):
@@ -429,33 +430,40 @@ def described(manifest: Mapping[str, Any], output: str) -> Iterator[str]:
 
 
 def _samples(
-    build: Build, stages: Sequence[Mapping[int, Job]], repeated: Sequence[Mapping[str, Any]]
+    build: Build, whole: Account, finished: Mapping[int, Job], repeated: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    read_entries, finished, thinned = stages
-    found: dict[str, dict[str, list[str]]] = {"records": {}, "lines": {}, "pages": {}}
-    for kind, entries in (
-        ("records", [entry["samples"]["records"] for _, entry in sorted(read_entries.items())]),
-        ("lines", [entry["samples"]["lines"] for _, entry in sorted(read_entries.items())]),
-        ("pages", [entry["samples"] for stage in (finished, thinned) for _, entry in sorted(stage.items())]),
-    ):
-        for samples in entries:
-            for reason, some in samples.items():
-                kept = found[kind].setdefault(reason, [])
-                kept.extend(some[: _SAMPLES - len(kept)])
-    longest = sorted(
-        (line for entry in finished.values() for line in entry["longest"]), key=lambda line: (-len(line), line)
-    )
+    """A few examples of everything, from the first files that have any."""
+    longest = sorted((tuple(one) for entry in finished.values() for one in entry["longest"]), key=lambda one: -one[0])
+    near = {reason: count for reason, count in whole.pages_left_out.items() if reason == NEARLY_EQUAL}
+    pages = {reason: count for reason, count in whole.pages_left_out.items() if reason != NEARLY_EQUAL}
     return {
-        **found,
-        "longest_lines": longest[:_LONGEST],
-        "most_repeated": [{"count": one["count"], "text": _text_at(build, read_entries, one)} for one in repeated],
+        "records": _examples(build, "records", whole.records_left_out),
+        "lines": _examples(build, "lines", {}),
+        "pages": {**_examples(build, "pages", pages), **_examples(build, "near", near)},
+        "longest_lines": [{"characters": count, "begin": begin} for count, begin in longest[:_LONGEST]],
+        "most_repeated": [{"count": one["count"], "text": _text_at(build, one)} for one in repeated],
     }
 
 
-def _text_at(build: Build, entries: Mapping[int, Job], place: Mapping[str, Any]) -> str:
+def _examples(build: Build, kind: str, counts: Mapping[str, int]) -> dict[str, list[str]]:
+    """Examples of each reason. Files are looked through until all reasons have some; of lines, whose examples come from
+    few pages, so many files are."""
+    folder, found = joined(build.work, f"{kind}.samples"), {reason: list[str]() for reason in counts}
+    for number, name in enumerate(sorted(names_below(folder))):
+        if counts and all(len(some) >= min(_SAMPLES, counts[reason]) for reason, some in found.items()):
+            break
+        if number >= _SAMPLED_FILES and not counts:
+            break
+        for reason, some in json.loads(read(joined(folder, name)) or b"{}").items():
+            kept = found.setdefault(reason, [])
+            kept.extend(some[: _SAMPLES - len(kept)])
+    return found
+
+
+def _text_at(build: Build, place: Mapping[str, Any]) -> str:
     """A line, or a span of sentences, that occurs often."""
     index, page = place["file"], place["page"]
-    batches = entries[index]["batches"]
+    batches = json.loads(read(entry_place(build.work, "read", index)) or b"{}")["batches"]
     batch = max(number for number, first in enumerate(batches) if first <= page)
     rows = read_rows(joined(build.work, "pages", f"{index:06d}.arrow"), ("text",), batch)
     for number, (text,) in enumerate(rows, start=batches[batch]):

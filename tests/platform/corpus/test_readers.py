@@ -278,3 +278,11 @@ def test_hostile_files_are_read_in_bounded_memory(
     found, _, memory = result.stdout.strip().rpartition(" ")
     assert found == str(expected)
     assert int(memory) < MOST_MIB
+
+
+def test_halves_of_characters_in_names_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pages.jsonl"
+    path.write_text('{"text": "It was dark.", "url": "http://x.org/\\ud800", "id": "\\udfff"}\n')
+    (document,) = read_documents(str(path))
+    assert isinstance(document, Document)
+    assert (document.url, document.origin.record_id) == ("http://x.org/?", "?")

@@ -139,7 +139,11 @@ def test_what_is_repeated_and_left_out_is_shown(pages: list[Page], whole: Path) 
     for one in samples["most_repeated"]:
         assert one["text"] in kept
         assert one["count"] <= counts[one["text"].lower()]
-    assert len(samples["longest_lines"][0]) >= len(samples["longest_lines"][1])
+    longest = [one["characters"] for one in samples["longest_lines"]]
+    assert longest == sorted(longest, reverse=True)
+    assert longest[0] == max(
+        len(line) for row in documents(whole / "corpus").values() for line in row["text"].split("\n")
+    )
     assert samples["pages"]["bad_words"]
     assert all("frob" in sample for sample in samples["pages"]["bad_words"] if len(sample) < 250)
 

@@ -168,7 +168,7 @@ def test_repeated_and_long_lines_are_shown_with_how_much_they_are(corpus: Corpus
     assert corpus.samples["most_repeated"][0] == {"count": 30, "text": EVERYWHERE}
     assert f"30{EVERYWHERE}" in page.text
     longest = corpus.samples["longest_lines"][0]
-    assert f"{len(longest)}{longest}" in page.text
+    assert f"{longest['characters']}{longest['begin']}" in page.text
 
 
 def test_only_the_largest_files_are_shown_and_the_others_counted(original: Path, tmp_path: Path) -> None:
