@@ -260,10 +260,26 @@ def connected(
     beside: bool = False,
     stream_memory: int = _STREAM_MEMORY,
 ) -> Iterator[Ledger]:
-    """Connect to the running cluster (`executor.address`, or the job's own), or start one on this machine.
+    """Connect as `connection` does, and divide the cluster as `divide` does."""
+    import ray
 
-    Divides it as `divide` does.
-    """
+    with connection(settings):
+        has = ray.cluster_resources()
+        nodes = nodes_of_cluster()
+        yield divide(
+            has.get("CPU", 0),
+            has.get("GPU", 0),
+            settings,
+            preparing=preparing,
+            beside=beside,
+            stream_memory=stream_memory,
+            nodes=nodes,
+        )
+
+
+@contextlib.contextmanager
+def connection(settings: ExecutorSection) -> Iterator[None]:
+    """Connect to the running cluster (`executor.address`, or the job's own), or start one on this machine."""
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if not address:
         _keep_to_loopback()
@@ -286,17 +302,7 @@ def connected(
             f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`"
         ) from None
     try:
-        has = ray.cluster_resources()
-        nodes = nodes_of_cluster()
-        yield divide(
-            has.get("CPU", 0),
-            has.get("GPU", 0),
-            settings,
-            preparing=preparing,
-            beside=beside,
-            stream_memory=stream_memory,
-            nodes=nodes,
-        )
+        yield
     finally:
         ray.shutdown()
 

@@ -26,10 +26,12 @@ def corpus_tasks(settings: ExecutorSection) -> Iterator[tuple[MapJobs, int]]:
     if settings.kind == "inline":
         yield _inline, 1
         return
-    from mixtura.platform.orchestration.cluster import connected
+    from mixtura.platform.orchestration.cluster import connection
 
-    with connected(settings) as ledger:
-        yield _on_ray, max(1, int(ledger.cpus))
+    with connection(settings):
+        import ray
+
+        yield _on_ray, max(1, int(ray.cluster_resources().get("CPU", 0)))
 
 
 def _inline(function: Callable[[Job], Job], jobs: Sequence[Job], _: Lost | None) -> Iterator[Job]:
