@@ -16,7 +16,7 @@ common_crawl_docs below `web`, and a list of bad words, lists/ldnoobw/en. PEERS 
     PEERS/original/bin/pip install --no-deps tensorflow-datasets==4.9.10 nltk langdetect==1.0.9 six regex joblib tqdm \
         click
     python3.11 -m venv PEERS/datatrove
-    PEERS/datatrove/bin/pip install datatrove==0.10.1 spacy
+    PEERS/datatrove/bin/pip install datatrove==0.10.1 spacy regex nltk
 
 For `--whole`, pages are copied until there is enough: a number is put into nine of ten lines of a copy, so that copies
 stay distinct and about as many lines repeat as in the pages; languages are mixed as they are there.

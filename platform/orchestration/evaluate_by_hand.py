@@ -201,7 +201,7 @@ def _send(space: Workspace, run: Run, config: Config, reporter: Reporter) -> Non
 
 def folder_name(chosen: Answerer, recipe: str) -> str:
     """A name that a person knows again, and a digest of what exactly was measured."""
-    readable = re.sub(r"[^\w.-]+", "-", f"{chosen.name}-{recipe}").strip("-.")[:80]
+    readable = re.sub(r"[^\w.-]+", "-", f"{chosen.name}-{recipe}")[-80:].strip("-.")
     return f"{readable}-{xxhash.xxh3_64_hexdigest(f'{chosen.spec} {recipe}'.encode())[:8]}"
 
 
