@@ -109,8 +109,6 @@ class FileJob:
     """how many jobs judged addresses, text and near duplicates"""
     dropped: str = ""
     """where pages that are left out are written, by reason; nowhere if empty"""
-    pages: int | None = None
-    """only so many are read, for an estimate"""
 
     @property
     def chosen(self) -> CorpusSettings:
@@ -166,8 +164,6 @@ def read_file(given: Job) -> Job:
                     records.add(item.reason, f"{item.where}: {item.sample}")
                     continue
                 _take_page(item, settings, table, keys, account, lines)
-                if job.pages is not None and account.pages >= job.pages:
-                    break
             table.close()
     except SetAsideError as error:
         return set_aside_file(given, str(error))
