@@ -16,7 +16,7 @@ common_crawl_docs below `web`, and a list of bad words, lists/ldnoobw/en. PEERS 
     PEERS/original/bin/pip install --no-deps tensorflow-datasets==4.9.10 nltk langdetect==1.0.9 six regex joblib tqdm \
         click
     python3.11 -m venv PEERS/datatrove
-    PEERS/datatrove/bin/pip install datatrove==0.10.1 spacy
+    PEERS/datatrove/bin/pip install datatrove==0.10.1 spacy regex
 
 For `--whole`, pages are copied until there is enough: a number is put into nine of ten lines of a copy, so that copies
 stay distinct and about as many lines repeat as in the pages; languages are mixed as they are there.
@@ -126,6 +126,9 @@ BEHIND = (
     *("\N{HORIZONTAL ELLIPSIS}", "\N{RIGHT DOUBLE QUOTATION MARK}", " { }.", " and JavaScript.", " Lorem Ipsum dolor."),
     *(" are the terms of use.", " We Use Cookies.", "\nIt was. And so."),
     *(f" {'x' * length} and so on." for length in (999, 1000, 1001)),
+    # Of two rules that a line breaks, the first decides.
+    *(" Lorem ipsum, {JavaScript}.", " Lorem ipsum of JavaScript.", " {JavaScript}.", " {our privacy policy}."),
+    *(" JavaScript uses cookies.", " Lorem ipsum uses cookies.", f" {'x' * 1001} {{lorem ipsum}}."),
 )
 BETWEEN = (
     *("[3] ", "[] ", "[edit] ", "[citation needed] ", " [x] "),
