@@ -61,6 +61,10 @@ def main() -> None:
     parser.add_argument("--whole", nargs="+", type=float, metavar="MB", help="time the whole command, likewise")
     parser.add_argument("--cores", type=int, default=1, help="for --whole; with 2 the work runs on Ray")
     given = parser.parse_args()
+    if given.parity and given.peers is None:
+        parser.error("--parity compares with the original: give the folder of its environment, --peers PEERS")
+    if missing := [name for name in _FOLDERS if not (given.data / "web" / name).is_dir()]:
+        parser.error(f"{given.data}/web has no folder {', '.join(missing)}: give one with raw pages, --data FOLDER")
     os.environ |= {"BAD_WORDS": str(given.data / "lists/ldnoobw/en"), "ABBREVIATIONS": " ".join(sorted(ABBREVIATIONS))}
     pages = list(raw_pages(given.data / "web"))
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +114,7 @@ def table(pages: Sequence[Document], given: argparse.Namespace, folder: Path) ->
         for name, (python, script) in sides(given.peers).items():
             for what in ("rules", "chain"):
                 command = ["taskset", "-c", str(given.core), python, script, file, str(given.seconds), what]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 values = json.loads(done.stdout.splitlines()[-1])
                 numbers.setdefault((name, what), []).append(values["MB/s"])
                 kept[name, what] = values["kept"]
