@@ -61,6 +61,10 @@ def main() -> None:
     parser.add_argument("--whole", nargs="+", type=float, metavar="MB", help="time the whole command, likewise")
     parser.add_argument("--cores", type=int, default=1, help="for --whole; with 2 the work runs on Ray")
     given = parser.parse_args()
+    if given.parity and given.peers is None:
+        parser.error("--parity compares with the original: give the folder of its environment, --peers PEERS")
+    if missing := [name for name in _FOLDERS if not (given.data / "web" / name).is_dir()]:
+        parser.error(f"{given.data}/web has no folder {', '.join(missing)}: give one with raw pages, --data FOLDER")
     os.environ |= {"BAD_WORDS": str(given.data / "lists/ldnoobw/en"), "ABBREVIATIONS": " ".join(sorted(ABBREVIATIONS))}
     pages = list(raw_pages(given.data / "web"))
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +105,9 @@ def write_texts(texts: Sequence[str], path: Path) -> Path:
 def table(pages: Sequence[Document], given: argparse.Namespace, folder: Path) -> None:
     """Print the speed of every side."""
     # The originals' parser has left out empty lines before its rules are asked: for all sides alike.
-    file = write_texts([as_crawled(page.text, Rules())[0] for page in pages], folder / "pages.jsonl")
+    texts = [as_crawled(page.text, Rules())[0] for page in pages]
+    random.Random(0).shuffle(texts)  # a side too slow for one pass meets pages of all kinds, too
+    file = write_texts(texts, folder / "pages.jsonl")
     size = sum(len(page.text.encode()) for page in pages) / 1e6
     print(f"{len(pages):,} pages, {size:.2f} MB; core {given.core}, {given.repeats} turns")
     numbers: dict[tuple[str, str], list[float]] = {}
@@ -110,7 +116,7 @@ def table(pages: Sequence[Document], given: argparse.Namespace, folder: Path) ->
         for name, (python, script) in sides(given.peers).items():
             for what in ("rules", "chain"):
                 command = ["taskset", "-c", str(given.core), python, script, file, str(given.seconds), what]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 values = json.loads(done.stdout.splitlines()[-1])
                 numbers.setdefault((name, what), []).append(values["MB/s"])
                 kept[name, what] = values["kept"]
@@ -126,6 +132,9 @@ BEHIND = (
     *("\N{HORIZONTAL ELLIPSIS}", "\N{RIGHT DOUBLE QUOTATION MARK}", " { }.", " and JavaScript.", " Lorem Ipsum dolor."),
     *(" are the terms of use.", " We Use Cookies.", "\nIt was. And so."),
     *(f" {'x' * length} and so on." for length in (999, 1000, 1001)),
+    # Of two rules that a line breaks, the first decides.
+    *(" Lorem ipsum, {JavaScript}.", " Lorem ipsum of JavaScript.", " {JavaScript}.", " {our privacy policy}."),
+    *(" JavaScript uses cookies.", " Lorem ipsum uses cookies.", f" {'x' * 1001} {{lorem ipsum}}."),
 )
 BETWEEN = (
     *("[3] ", "[] ", "[edit] ", "[citation needed] ", " [x] "),

@@ -74,12 +74,12 @@ class Page:
 
 def as_crawled(text: str, rules: Rules) -> tuple[str, int]:
     """A page as the released code reads it from a crawl's files: without the blanks around its lines, without empty
-    lines and without those that it takes for headers, which are counted.
+    lines and without those that it takes for headers, which are counted. A carriage return alone ends a line, too.
 
     >>> as_crawled("  Home \\n\\n Content-Type is a header.\\nIt was dark.", Rules())
     ('Home\\nIt was dark.', 1)
     """
-    lines = list(filter(None, map(str.strip, text.split("\n"))))
+    lines = list(filter(None, map(str.strip, text.replace("\r", "\n").split("\n"))))
     if not rules.header_lines:
         return "\n".join(lines), 0
     kept = [line for line in lines if not line.startswith(rules.header_lines)]

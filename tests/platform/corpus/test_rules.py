@@ -164,6 +164,10 @@ def test_a_page_is_read_as_the_crawl_s_own_files_were() -> None:
     assert as_crawled(text, RULES["c4-paper"]) == ("WARC is a format.\nContent-Type is one, too.\nIt was dark.", 0)
 
 
+def test_a_carriage_return_alone_ends_a_line_where_a_crawl_is_read() -> None:
+    assert as_crawled("It was dark.\r\rContent-Type is text.\r\nRain fell.", Rules()) == ("It was dark.\nRain fell.", 1)
+
+
 def test_a_corpus_of_a_name_needs_the_lists_that_it_stands_for() -> None:
     with pytest.raises(ConfigError, match=r"no list of them is given .* --preset c4-noblocklist"):
         corpus_settings("c4", {})
