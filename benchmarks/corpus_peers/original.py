@@ -6,7 +6,9 @@ gets the same abbreviations as ours: its trained parameters are a download.
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import io
 import os
 import sys
 import types
@@ -23,7 +25,10 @@ def load() -> Any:
     """The module, with stand-ins for what it imports and cleaning does not use."""
     counter = types.SimpleNamespace(counter=lambda *_: types.SimpleNamespace(inc=lambda *_: None))
     beam = types.SimpleNamespace(metrics=types.SimpleNamespace(Metrics=counter))
-    tensorflow = types.SimpleNamespace(compat=types.SimpleNamespace(as_text=str))
+    tensorflow = types.SimpleNamespace(
+        compat=types.SimpleNamespace(as_text=str),
+        io=types.SimpleNamespace(gfile=types.SimpleNamespace(GFile=lambda content, _: io.BytesIO(content))),
+    )
     lazy = types.SimpleNamespace(apache_beam=beam, langdetect=langdetect)
     lazy_imports = types.ModuleType("lazy_imports_utils")
     lazy_imports.tensorflow = tensorflow  # type: ignore[attr-defined]
@@ -32,7 +37,7 @@ def load() -> Any:
     root = types.ModuleType("tensorflow_datasets")
     root.public_api = public  # type: ignore[attr-defined]
     absl = types.ModuleType("absl")
-    absl.logging = types.ModuleType("logging")  # type: ignore[attr-defined]
+    absl.logging = types.SimpleNamespace(info=lambda *_: None)  # type: ignore[attr-defined]
     sys.modules |= {
         "absl": absl,
         "tensorflow_datasets": root,
@@ -65,33 +70,46 @@ WORDS = C4.get_badwords_filter_fn(
 )
 
 
-def cleaned(text: str, count: Any = lambda *_: None) -> Any:
+def page_of(text: str) -> Any:
+    """A page that is read already."""
+    return C4.PageFeatures(url="http://example.com/", normalized_url="example.com", text=text, timestamp="x")
+
+
+def cleaned(page: Any, count: Any = lambda *_: None) -> Any:
     """The original's page, if it stays."""
-    page = C4.PageFeatures(url="http://example.com/", normalized_url="example.com", text=text, timestamp="x")
-    return next(iter(CLEAN(page, counter_inc_fn=count)), None) if C4.is_valid_length(page) else None
+    if C4.is_valid_length(page):
+        return next(iter(CLEAN(page, counter_inc_fn=count)), None)
+    count("filtered:too_long")
+    return None
 
 
 def rules(text: str) -> str | None:
     """The rules alone."""
-    page = cleaned(text)
+    page = cleaned(page_of(text))
     return None if page is None else page.text
 
 
 def chain(text: str) -> str | None:
     """Rules, language, bad words."""
-    page = cleaned(text)
+    page = cleaned(page_of(text))
     page = None if page is None else next(iter(C4.detect_english(page)), None)
     return page.text if page is not None and WORDS(page) else None
 
 
 def parity(text: str) -> dict[str, Any]:
-    """What came out, with the original's counters."""
+    """What came out, with the original's counters, of a crawl's file with this page."""
+    header = "WARC/1.0\r\nWARC-Target-URI: http://example.com/\r\nWARC-Date: x\r\n\r\n"
+    file = gzip.compress((header + text).encode(), compresslevel=0)
     counts: Counter[str] = Counter()
 
     def count(name: str, amount: int = 1) -> None:
         counts[name] += amount
 
-    page = cleaned(text, count)
+    page = next(C4.split_wet_file(file, counter_inc_fn=lambda *_: None), None)
+    if page is None:
+        count("filtered:too_few_sentences")  # so ours says of a page without a line
+    else:
+        page = cleaned(page, count)
     return {"text": None if page is None else page.text, "counts": dict(counts)}
 
 

@@ -31,7 +31,7 @@ def chain(text: str) -> str | None:
 
 def parity(text: str) -> dict[str, Any]:
     """What came out, and why."""
-    page = clean_page(text, RULES, COUNT)
+    page = clean_page(as_crawled(text, RULES)[0], RULES, COUNT)
     return {"text": page.text, "reason": page.reason, "lines": dict(page.lines)}
 
 
