@@ -211,7 +211,7 @@ def whole(pages: Sequence[Document], sizes: Sequence[float], cores: int, core: i
             *("--output", str(output), "--bad-words", f"en={os.environ['BAD_WORDS']}"),
             *(() if cores > 1 else ("executor.kind=inline",)),
         ]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         account = json.loads((output / "manifest.json").read_text())["account"]
         spent = json.loads((output / "time.json").read_text())["seconds"]
         text, seconds = account["page_bytes"] / 1e6, sum(spent.values())
@@ -225,17 +225,16 @@ def write_copies(pages: Sequence[Document], folder: Path, size: float) -> None:
     left, copy = size * 1e6, 0
     while left > 0:
         chance = random.Random(copy)
-        with gzip.open(folder / f"{copy:05d}.warc.wet.gz", "wb", compresslevel=3) as file:
+        with open(folder / f"{copy:05d}.warc.wet.gz", "wb") as file:
             for page in pages:
                 lines = page.text.split("\n")
                 text = "\n".join(f"{line[:-1]} {copy}{line[-1:]}" if chance.random() < 0.9 else line for line in lines)
                 body = text.encode()
-                mark = "&" if "?" in page.url else "?"
                 header = (
-                    f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: {page.url or 'http://example.com/'}{mark}"
-                    f"copy={copy}\r\nWARC-Date: 2024-01-01T00:00:00Z\r\nContent-Length: {len(body)}\r\n\r\n"
+                    f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://copy-{copy}.com/{page.url}\r\n"
+                    f"WARC-Date: 2024-01-01T00:00:00Z\r\nContent-Length: {len(body)}\r\n\r\n"
                 )
-                file.write(header.encode() + body + b"\r\n\r\n")
+                file.write(gzip.compress(header.encode() + body + b"\r\n\r\n", 3))  # a member a record, as a crawl's
                 left -= len(body)
                 if left <= 0:
                     break
