@@ -184,7 +184,7 @@ def whole(pages: Sequence[Document], sizes: Sequence[float], cores: int, core: i
             *("--output", str(output), "--bad-words", f"en={os.environ['BAD_WORDS']}"),
             *(() if cores > 1 else ("executor.kind=inline",)),
         ]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         account = json.loads((output / "manifest.json").read_text())["account"]
         spent = json.loads((output / "time.json").read_text())["seconds"]
         text, seconds = account["page_bytes"] / 1e6, sum(spent.values())

@@ -154,8 +154,8 @@ def _altered(line: str, words: Mapping[str, list[str]], copy: int) -> str:
 
 def _record(page: Document, body: bytes, copy: int) -> bytes:
     address = page.url or f"http://example.com/{page.origin.position}"
-    if copy:
-        address += f"{'&' if '?' in address else '?'}copy={copy}"
+    if copy:  # in front: what follows `?ref` or `?utm_` does not count in an address
+        address = f"http://copy-{copy}.com/{address}"
     header = (
         f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: {address}\r\n"
         f"WARC-Date: 2024-01-{1 + copy % 28:02d}T00:00:00Z\r\nContent-Type: text/plain\r\n"
