@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/mixtura train quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not ray and not jobs"
