@@ -67,9 +67,9 @@ def seekable(place: str) -> io.BufferedReader:
 
 
 def names_below(place: str) -> set[str]:
-    """The files below a folder, by their path in it."""
+    """The files below a folder, by their path in it, without those that a killed process had not ended."""
     if is_uri(place):
         return set(files_below(place))
     root = Path(place)
-    found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names if not name.startswith("."))
     return {path.relative_to(root).as_posix() for path in found}
