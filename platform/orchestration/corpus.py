@@ -270,11 +270,7 @@ def _stage(
         done = {entry["index"]: entry for entry in json.loads(data)}
     else:
         for path in sorted(names_below(joined(build.work, f"{name}.done"))):
-            if (
-                path.endswith(".json")
-                and not path.startswith(".")
-                and (data := read(joined(build.work, f"{name}.done", path)))
-            ):
+            if data := read(joined(build.work, f"{name}.done", path)):
                 entry = json.loads(data)
                 done[entry["index"]] = entry
     missing = [job for job in jobs if job["index"] not in done]
