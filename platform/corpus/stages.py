@@ -18,6 +18,7 @@ import contextlib
 import functools
 import gzip
 import json
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from mixtura.platform.corpus.spans import sentences_of, span_keys, without_spans
 from mixtura.platform.corpus.tables import TableWriter, read_rows
 from mixtura.platform.corpus.urls import AddressList, Domains, normalized, split_of
 from mixtura.platform.corpus.work_files import write, writing
-from mixtura.platform.errors import DataError, MixturaError
+from mixtura.platform.errors import DataError, MixturaError, ResourceError
 from mixtura.platform.filesystems import joined, may_pass, shown
 
 Job = dict[str, Any]
@@ -157,7 +158,7 @@ def read_file(given: Job) -> Job:
     try:
         with writing(job.place("pages", ".arrow")) as file:
             table = TableWriter(file, PAGES)
-            for item in _items(job.file, settings.largest):
+            for item in _items(job, settings.largest):
                 account.records += 1
                 if isinstance(item, Damaged):
                     account.records_left_out[item.reason] += 1
@@ -184,8 +185,9 @@ def set_aside_file(given: Job, cause: str) -> Job:
     return _done(job, "read", {**entry, "set_aside": told}, time.perf_counter())
 
 
-def _items(file: str, largest: int) -> Iterator[Item]:
+def _items(job: FileJob, largest: int) -> Iterator[Item]:
     """The reader's items; whatever is wrong with the file, and not with us, as one error."""
+    file = job.file
     reader = read_documents(file, largest)
     while True:
         try:
@@ -193,6 +195,11 @@ def _items(file: str, largest: int) -> Iterator[Item]:
         except MixturaError as error:
             if may_pass(error) or not isinstance(error, DataError):
                 raise
+            if job.size and isinstance(error.__cause__, FileNotFoundError):
+                raise ResourceError(
+                    f"{shown(file)} was there when the work began, and is not where a worker reads it "
+                    f"({socket.gethostname()}): inputs have to be on a disk that all machines share, or in a bucket"
+                ) from error
             raise SetAsideError(str(error)) from error
         except (MemoryError, KeyboardInterrupt):
             raise

@@ -68,7 +68,7 @@ def build(
     preset: str = "c4",
     map_jobs: Any = None,
 ) -> dict[str, Any]:
-    files = input_files([joined(folder, "*")])
+    files = input_files([str(folder) if str(folder).endswith(".paths") else joined(folder, "*")])
     settings = corpus_settings(preset, merged({"bad_words": {"files": {"en": str(words)}}}, values or {}))
     check_request(files, settings, str(output))
     with corpus_tasks(ExecutorSection(kind="inline")) as (inline, cpus):

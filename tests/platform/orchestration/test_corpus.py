@@ -29,7 +29,7 @@ from mixtura.platform.corpus.rules import clean_page
 from mixtura.platform.corpus.sentences import sentence_counter
 from mixtura.platform.corpus.settings import PRESETS, corpus_settings
 from mixtura.platform.corpus.urls import normalized, split_of
-from mixtura.platform.errors import DataError, RequestError
+from mixtura.platform.errors import DataError, RequestError, ResourceError
 from mixtura.platform.filesystems import Found
 from mixtura.platform.orchestration.corpus_estimate import estimate
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost
@@ -292,6 +292,24 @@ def test_files_that_cannot_be_read_are_set_aside_with_their_cause(
         path.unlink()
     with pytest.raises(DataError, match="none of the 2 files can be read"):
         build(folder, tmp_path / "nothing", words)
+
+
+def test_a_file_that_a_worker_does_not_see_ends_the_work_and_one_that_a_list_names_in_vain_does_not(
+    pages: list[Page], words: Path, tmp_path: Path
+) -> None:
+    folder = write_pages(tmp_path / "input", pages, 2)
+
+    def elsewhere(function: Any, jobs: Sequence[Job], _: Lost | None) -> Iterator[Job]:
+        (folder / "1.jsonl.gz").unlink(missing_ok=True)
+        return map(function, jobs)
+
+    with pytest.raises(ResourceError, match=r"1.jsonl.gz was there when the work began"):
+        build(folder, tmp_path / "corpus", words, map_jobs=elsewhere)
+
+    listed = tmp_path / "wet.paths"
+    listed.write_text(f"{folder}/0.jsonl.gz\n{folder}/1.jsonl.gz\n")
+    manifest = build(listed, tmp_path / "other", words)
+    assert (manifest["account"]["files"], manifest["account"]["set_aside"]) == (2, 1)
 
 
 def test_of_spans_that_occur_twice_one_stays(words: Path, tmp_path: Path) -> None:
