@@ -261,9 +261,9 @@ def connected(
     stream_memory: int = _STREAM_MEMORY,
 ) -> Iterator[Ledger]:
     """Connect as `connection` does, and divide the cluster as `divide` does."""
-    import ray
-
     with connection(settings):
+        import ray  # not before: what keeps it to loopback it reads when it is imported
+
         has = ray.cluster_resources()
         nodes = nodes_of_cluster()
         yield divide(
