@@ -13,11 +13,11 @@ import pytest
 LOOK = """
 import json, psutil
 from mixtura.platform.config import ExecutorSection
-from mixtura.platform.orchestration.cluster import connected
-with connected(ExecutorSection(workers=1)):
+from mixtura.platform.orchestration.{module} import {way}
+with {way}(ExecutorSection(workers=1)):
     family = psutil.Process().children(recursive=True)
     found = [one for process in family for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
-    print(json.dumps(sorted({one.laddr.ip.removeprefix("::ffff:") for one in found})))
+    print(json.dumps(sorted(set(one.laddr.ip.removeprefix("::ffff:") for one in found))))
 """
 
 
@@ -38,8 +38,9 @@ def said_by(program: str, repository: Path) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_every_server_of_a_runs_own_cluster_listens_on_loopback(repository: Path) -> None:
-    assert json.loads(said_by(LOOK, repository)) == ["127.0.0.1"]
+@pytest.mark.parametrize(("module", "way"), [("cluster", "connected"), ("corpus_tasks", "corpus_tasks")])
+def test_every_server_of_a_cluster_of_ones_own_listens_on_loopback(module: str, way: str, repository: Path) -> None:
+    assert json.loads(said_by(LOOK.format(module=module, way=way), repository)) == ["127.0.0.1"]
 
 
 ASK = """
