@@ -68,12 +68,7 @@ class Account:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; reasons by how often, then by name."""
-        return {
-            name: dict(sorted(value.items(), key=lambda one: (-one[1], one[0])))
-            if isinstance(value, Counter)
-            else value
-            for name, value in vars(self).items()
-        }
+        return {name: _ordered(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Account:

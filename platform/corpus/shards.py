@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import xxhash
 
-from mixtura.platform.corpus.stages import DOCUMENTS, Job, entry_place
-from mixtura.platform.corpus.tables import read_rows
+from mixtura.platform.corpus.stages import DOCUMENTS, Job, byte_length, entry_place
+from mixtura.platform.corpus.tables import columns_of, read_rows
 from mixtura.platform.corpus.work_files import seekable, write, writing
 from mixtura.platform.filesystems import joined
 
@@ -89,7 +89,7 @@ def write_shard(job: Job) -> Job:
                     break
                 if row[-1] != job["split"]:
                     continue
-                length = len(row[0].encode(errors="surrogatepass"))
+                length = byte_length(row[0])
                 if at >= begin:
                     shard.add(row[:-1], length)
                     documents, size = documents + 1, size + length
@@ -144,9 +144,7 @@ class _Parquet:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = zip(zip(*self._rows, strict=True), self._schema.types, strict=True)
-            arrays = [pa.array(values, kind) for values, kind in columns]
-            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+            self._writer.write_table(pa.Table.from_arrays(columns_of(self._rows, self._schema), schema=self._schema))
         self._rows, self._bytes = [], 0
 
 

@@ -16,6 +16,11 @@ _NO_TEXT_BYTES = 200
 """Of a row beside its text, more or less."""
 
 
+def columns_of(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> list[pa.Array]:
+    """The arrays of at least one row, in the order of the schema."""
+    return [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
+
+
 class TableWriter:
     """Writes rows to an Arrow file in batches of bounded size, compressed."""
 
@@ -44,11 +49,7 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [
-                pa.array(values, kind)
-                for values, kind in zip(zip(*self._rows, strict=True), self._schema.types, strict=True)
-            ]
-            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+            self._writer.write_batch(pa.record_batch(columns_of(self._rows, self._schema), schema=self._schema))
             self.batches.append(self.rows - len(self._rows))
         self._rows, self._bytes = [], 0
 
