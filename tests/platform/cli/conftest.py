@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from mixtura.platform.cli.main import main
 
-
-@dataclass
-class Answer:
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    message: str
-
-
-Ask = Callable[..., Answer]
+from .asking import Answer, Ask
 
 
 @pytest.fixture

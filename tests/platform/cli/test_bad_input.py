@@ -11,25 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from mixtura.platform.training.checkpoint import list_checkpoints, verify
 from mixtura.platform.workspace import Run
 
+from .asking import Answer, Ask
+
 STEPS, SAVED = 8, 4
-
-
-class Answer(Protocol):
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    message: str
-
-
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import torch
@@ -22,18 +21,9 @@ from mixtura.platform.training.checkpoint_writer import CheckpointWriter
 from mixtura.platform.training.snapshot import FragmentState, Snapshot
 from mixtura.platform.workspace import Run
 
+from .asking import Answer, Ask
+
 SHAPE = T5Config(640, 16, 8, 32, 2, num_layers=1, num_decoder_layers=2)
-
-
-class Answer(Protocol):
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    message: str
-
-
-Ask = Callable[..., Answer]
 
 
 @pytest.fixture

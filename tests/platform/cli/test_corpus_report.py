@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-
-class Answer(Protocol):
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    message: str
-
-
-Ask = Callable[..., Answer]
+from .asking import Ask
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -12,16 +10,7 @@ from mixtura.platform.tracking import server
 from mixtura.platform.tracking.mlflow_state import State
 from mixtura.platform.workspace import Run
 
-
-class Answer(Protocol):
-    """What a command printed, and its exit code."""
-
-    code: int
-    output: str
-    message: str
-
-
-Ask = Callable[..., Answer]
+from .asking import Ask
 
 
 def test_runs_on_a_tracking_server_are_linked_to_there(

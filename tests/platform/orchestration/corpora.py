@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet
 
 from mixtura.platform.config import ExecutorSection
+from mixtura.platform.corpus.duplicates import line_key, page_key
 from mixtura.platform.corpus.inputs import input_files
 from mixtura.platform.corpus.settings import corpus_settings
 from mixtura.platform.filesystems import joined
@@ -89,3 +90,23 @@ def documents(output: Path, split: str = "*") -> dict[str, dict[str, Any]]:
 def bytes_of(output: Path) -> dict[str, bytes]:
     kept = (path for path in output.rglob("*") if path.is_file() and path.name not in (".lock", "time.json"))
     return {path.relative_to(output).as_posix(): path.read_bytes() for path in kept}
+
+
+def newest(pages: Sequence[Page]) -> Page:
+    """Of the pages of one address; of equally new ones the first."""
+    return max(pages, key=lambda page: page["timestamp"])
+
+
+def without_repeated_lines(texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts by address, each line only where it stays, computed all at once."""
+    everywhere = [
+        (page_key(url), number, line_key(line), url, line)
+        for url, text in texts.items()
+        for number, line in enumerate(text.split("\n"))
+    ]
+    kept = {key: (rank, number) for rank, number, key, *_ in sorted(everywhere, reverse=True)}
+    left: dict[str, list[str]] = {url: [] for url in texts}
+    for rank, number, key, url, line in everywhere:
+        if kept[key] == (rank, number):
+            left[url].append(line)
+    return {url: "\n".join(lines) for url, lines in left.items()}

@@ -22,7 +22,6 @@ from object_store import place, serve_s3
 
 from mixtura.platform.corpus.accounts import Account
 from mixtura.platform.corpus.bad_words import BadWords
-from mixtura.platform.corpus.duplicates import newest, without_repeated_lines
 from mixtura.platform.corpus.inputs import input_files
 from mixtura.platform.corpus.language import identifier, is_english
 from mixtura.platform.corpus.rules import clean_page
@@ -34,7 +33,17 @@ from mixtura.platform.filesystems import Found
 from mixtura.platform.orchestration.corpus_estimate import estimate
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost
 
-from .corpora import Page, build, bytes_of, documents, sentence, some_pages, write_pages
+from .corpora import (
+    Page,
+    build,
+    bytes_of,
+    documents,
+    newest,
+    sentence,
+    some_pages,
+    without_repeated_lines,
+    write_pages,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +61,10 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_memory(pages: Sequence[Page], words: Path) -> dict[str, str]:
     """The same by the functions over single pages and whole collections."""
     rules, count = corpus_settings("c4-noblocklist", {}).rules, sentence_counter()
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[Page]] = {}
     for page in pages:
-        groups.setdefault(normalized(page["url"]), []).append(type("Dated", (), page))
-    cleaned = {page.url: clean_page(page.text, rules, count).text for page in map(newest, groups.values())}
+        groups.setdefault(normalized(page["url"]), []).append(page)
+    cleaned = {page["url"]: clean_page(page["text"], rules, count).text for page in map(newest, groups.values())}
     left = without_repeated_lines({url: text for url, text in cleaned.items() if text is not None})
     bad, identify = BadWords.read({"en": words}), identifier("fast")
     return {
@@ -103,6 +112,37 @@ def test_the_documents_do_not_depend_on_files_memory_and_where_the_work_is(
     found, expected = documents(tmp_path / "corpus"), documents(whole / "corpus")
     assert {url: row["text"] for url, row in found.items()} == {url: row["text"] for url, row in expected.items()}
     assert not list((tmp_path / "work").glob("*")) if "work" in values else True
+
+
+def golden(shared: Path, kind: str) -> list[dict[str, Any]]:
+    with open(shared / "golden/c4.jsonl", encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if row["kind"] == kind]
+    assert rows
+    return rows
+
+
+ALL_LANGUAGES = {"language": {"keep": None}, "rules": {"clean": False}}
+
+
+def test_the_newest_page_of_an_address_stays_and_of_equally_new_ones_the_first(
+    shared: Path, words: Path, tmp_path: Path
+) -> None:
+    for number, row in enumerate(golden(shared, "newest")):
+        folder = write_pages(tmp_path / f"input-{number}", row["pages"], 1)
+        build(folder, tmp_path / f"corpus-{number}", words, ALL_LANGUAGES, preset="c4-noclean")
+        assert documents(tmp_path / f"corpus-{number}")["u"]["text"] == row["result"]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_lines_stay_where_the_released_code_leaves_them(files: int, shared: Path, words: Path, tmp_path: Path) -> None:
+    for number, row in enumerate(golden(shared, "dedupe")):
+        folder = write_pages(tmp_path / f"input-{number}", row["pages"], files)
+        build(folder, tmp_path / f"corpus-{number}", words, ALL_LANGUAGES)
+        expected = {  # a crawl's lines are read without blanks around them
+            url: "\n".join(map(str.strip, text.split("\n"))) for url, text in row["result"].items()
+        }
+        found = documents(tmp_path / f"corpus-{number}")
+        assert {url: document["text"] for url, document in found.items()} == expected, row["name"]
 
 
 def test_accounts_add_up_for_each_file_and_are_right(pages: list[Page], whole: Path) -> None:
