@@ -14,8 +14,8 @@ import xxhash
 
 from mixtura.platform.corpus.stages import DOCUMENTS, Job, byte_length, entry_place
 from mixtura.platform.corpus.tables import columns_of, read_rows
-from mixtura.platform.corpus.work_files import seekable, write, writing
-from mixtura.platform.filesystems import joined
+from mixtura.platform.corpus.work_files import write, writing
+from mixtura.platform.filesystems import joined, opened
 
 SPLITS = ("train", "validation")
 _ENDINGS = {"parquet": "parquet", "jsonl": "json.gz"}
@@ -113,7 +113,7 @@ def write_shard(job: Job) -> Job:
 def digest_of(place: str) -> tuple[str, int]:
     """A file's xxh3-128 and its size, from all of its bytes."""
     digest, size = xxhash.xxh3_128(), 0
-    with seekable(place) as file:
+    with opened(place) as file:
         while data := file.read(1 << 20):
             digest.update(data)
             size += len(data)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.ipc
 
-from mixtura.platform.corpus.work_files import seekable
+from mixtura.platform.filesystems import opened
 
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 4096
@@ -56,7 +56,7 @@ class TableWriter:
 
 def read_rows(place: str, columns: Sequence[str], first_batch: int = 0) -> Iterator[tuple[Any, ...]]:
     """The values of some columns, row by row."""
-    with seekable(place) as file, pa.ipc.open_file(file) as reader:
+    with opened(place) as file, pa.ipc.open_file(file) as reader:
         for number in range(first_batch, reader.num_record_batches):
             batch = reader.get_batch(number)
             yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -59,11 +58,6 @@ def read_range(place: str, begin: int, end: int) -> bytes:
 
 def _opened_without_buffer(place: str) -> Any:
     return opened(place).detach() if is_uri(place) else open(place, "rb", buffering=0)
-
-
-def seekable(place: str) -> io.BufferedReader:
-    """A file to read from any position."""
-    return opened(place)
 
 
 def names_below(place: str) -> set[str]:

@@ -50,7 +50,7 @@ from mixtura.platform.errors import DataError, RequestError
 from mixtura.platform.files import disk_full_is_an_answer, exclusive_lock, xxh3_128
 from mixtura.platform.filesystems import Found, absolute, is_uri, joined, move, remove_folder, shown
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost, MapJobs
-from mixtura.platform.orchestration.reporter import Reporter
+from mixtura.platform.orchestration.reporter import Reporter, duration
 from mixtura.platform.workspace import in_submitted_job
 
 FORMAT = "mixtura-corpus/1"
@@ -70,6 +70,7 @@ TITLES = {
 """What stages are called where people look."""
 _ROWS_OF_JOB = 200_000
 _LONGEST = 20
+_NAMED = 5
 _MOST_REPEATED = 20
 _SAMPLES, _SAMPLED_FILES = 5, 200
 
@@ -117,6 +118,7 @@ class Build:
 def build_corpus(build: Build) -> dict[str, Any]:
     """Make a corpus, going on from whatever of it is there; returns its manifest."""
     if (manifest := _made(build)) is not None:
+        _remove_work(build)  # of one that was killed as it removed it
         return manifest
     with _lock(build.output), disk_full_is_an_answer(Path(build.output), "making a corpus"):
         if (manifest := _made(build)) is not None:
@@ -223,22 +225,23 @@ def _build(build: Build) -> dict[str, Any]:
     withs = [index for index, entry in read_entries.items() if entry["pages"]]
     verdicts = [0, 0, 0]
 
-    def again(jobs: Sequence[FileJob]) -> list[Job]:
+    def again() -> list[Job]:
+        """The files that have pages, with all that has been judged."""
         return [{**vars(jobs[index]), "verdicts": tuple(verdicts)} for index in withs]
 
     if settings.addresses.newest:
         verdicts[0], _ = _judge(build, "addresses", {index: read_entries[index] for index in withs})
     repeated: list[dict[str, Any]] = []
     if settings.duplicates.of is not None:
-        marked = _stage(build, "mark", mark_text, again(jobs))
+        marked = _stage(build, "mark", mark_text, again())
         verdicts[1], repeated = _judge(build, "text", marked, tell_kept=settings.duplicates.of == "spans")
-    finished = _stage(build, "finish", finish_file, again(jobs))
+    finished = _stage(build, "finish", finish_file, again())
     documents, last = "documents", finished
     thinned: dict[int, Job] = {}
     if settings.duplicates.near:
-        shingled = _stage(build, "shingle", shingle_file, again(jobs))
+        shingled = _stage(build, "shingle", shingle_file, again())
         verdicts[2], _ = _judge(build, "near", shingled)
-        thinned = _stage(build, "thin", thin_file, again(jobs))
+        thinned = _stage(build, "thin", thin_file, again())
         documents, last = "thinned", thinned
     shards = _stage(
         build,
@@ -312,11 +315,11 @@ class _Progress:
         if self._build.price is not None:
             seconds = sum(self._build.seconds.values()) + self._spent
             parts.append(f"cost {self._build.price * seconds / 3600:.3g}")
-        if left := self._left_s(elapsed):
+        if left := self._time_left(elapsed):
             parts.append(f"all of it in {left}")
         self._build.reporter.progress(self._title, round(self._done, 1), round(self._total, 1), "  ".join(parts))
 
-    def _left_s(self, elapsed: float) -> str:
+    def _time_left(self, elapsed: float) -> str:
         """How long all that is left takes, by the estimate and by how right it has been in this stage."""
         expected, done = self._build.expected, self._done / max(self._total, 1e-9)
         if self._name not in expected or done <= 0:
@@ -325,7 +328,7 @@ class _Progress:
         told = expected[self._name] > 0.05 * sum(expected.values())  # a short stage says nothing of the others
         rightness = min(4.0, max(0.25, self._spent / (expected[self._name] * done))) if told else 1.0
         left = sum(expected[stage] for stage in later) * rightness / self._build.cpus + elapsed * (1 - done) / done
-        return f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+        return duration(left)
 
 
 def _judge(
@@ -364,10 +367,10 @@ def _tell_set_aside(build: Build, entries: Mapping[int, Job]) -> None:
     causes = [(index, entry["set_aside"]) for index, entry in entries.items() if entry["set_aside"]]
     if causes and len(causes) == len(build.files):
         raise DataError(f"none of the {len(causes)} files can be read; the first: {min(causes)[1]}")
-    for _, cause in sorted(causes)[:5]:
+    for _, cause in sorted(causes)[:_NAMED]:
         build.reporter.line(f"set aside: {cause}")
-    if len(causes) > 5:
-        build.reporter.line(f"set aside: {len(causes) - 5} more files; accounts.jsonl names them")
+    if len(causes) > _NAMED:
+        build.reporter.line(f"set aside: {len(causes) - _NAMED} more files; accounts.jsonl names them")
     if not any(entry["pages"] for entry in entries.values()):
         total_left_out = total(Account.from_json(entry["account"]) for entry in entries.values()).records_left_out
         raise DataError(
@@ -390,7 +393,7 @@ def _commit(
     write(joined(build.output, "accounts.jsonl"), b"".join(json.dumps(one).encode() + b"\n" for one in accounts))
     write(
         joined(build.output, "samples.json"),
-        json.dumps(_samples(build, whole, stages[1], repeated), ensure_ascii=False, indent=1).encode(),
+        json.dumps(_samples(build, whole, stages[1], repeated), ensure_ascii=False, indent=1).encode(errors="replace"),
     )
     listed = []
     for index in sorted(shards):
@@ -407,8 +410,7 @@ def _commit(
         "account": whole.to_json(),
     }
     write(joined(build.output, MANIFEST), (json.dumps(manifest, indent=1) + "\n").encode())
-    for place in {build.work, joined(build.output, WORK)}:
-        _remove(place)
+    _remove_work(build)
     return manifest
 
 
@@ -468,8 +470,9 @@ def _text_at(build: Build, place: Mapping[str, Any]) -> str:
     raise AssertionError(f"no page {page} in file {index}")
 
 
-def _remove(work: str) -> None:
-    if is_uri(work):
-        remove_folder(work)
-    else:
-        shutil.rmtree(work, ignore_errors=True)
+def _remove_work(build: Build) -> None:
+    for place in {build.work, joined(build.output, WORK)}:
+        if is_uri(place):
+            remove_folder(place)
+        else:
+            shutil.rmtree(place, ignore_errors=True)

@@ -16,7 +16,7 @@ from mixtura.platform.errors import DataError
 from mixtura.platform.filesystems import Found, last_name, opened
 from mixtura.platform.orchestration.corpus import Build, build_corpus
 from mixtura.platform.orchestration.corpus_tasks import Job, Lost, MapJobs
-from mixtura.platform.orchestration.reporter import SilentReporter
+from mixtura.platform.orchestration.reporter import SilentReporter, duration
 
 _FILES = 3
 _BYTES = 2 << 20
@@ -38,11 +38,11 @@ class Estimate:
 
     def lines(self, cpus: int, price: float | None) -> Iterator[str]:
         """For people."""
-        hours = sum(self.core_seconds.values()) / 3600
+        seconds = sum(self.core_seconds.values())
         yield (
-            f"estimate: {self.files:,} files with {_size(self.text_bytes)} of text take {_duration(hours)} of a core, "
-            f"{_duration(hours / cpus)} on {cpus} CPUs"
-            + (f", and cost {price * hours:,.3g}" if price is not None else "")
+            f"estimate: {self.files:,} files with {_size(self.text_bytes)} of text take {duration(seconds)} of a core, "
+            f"{duration(seconds / cpus)} on {cpus} CPUs"
+            + (f", and cost {price * seconds / 3600:,.3g}" if price is not None else "")
         )
         yield f"estimate: {_size(self.work_bytes)} lie between the stages at most; at most {_size(self.out_bytes)} stay"
 
@@ -114,14 +114,3 @@ def _size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB" if count < 1000 else f"{count:,.0f} TB"
-
-
-def _duration(hours: float) -> str:
-    """Hours in the largest fitting unit.
-
-    >>> _duration(0.005), _duration(0.5), _duration(30)
-    ('18 s', '30 min', '30 hours')
-    """
-    if hours < 1 / 60:
-        return f"{hours * 3600:.0f} s"
-    return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:,.0f} hours"

@@ -17,6 +17,7 @@ from mixtura.platform.evaluation.evaluator import read_answers
 from mixtura.platform.evaluation.intervals import bounds_shown
 from mixtura.platform.orchestration.memory import Planned
 from mixtura.platform.orchestration.provenance import provenance
+from mixtura.platform.orchestration.reporter import duration
 from mixtura.platform.orchestration.result import FINAL_SPLITS, benchmark_lines, result_table
 from mixtura.platform.tracking.html import write_page
 from mixtura.platform.tracking.plot import LOSS_AXIS, Curve, as_svg, curve_of, loss_curves
@@ -249,18 +250,6 @@ def is_right(record: Mapping[str, Any]) -> bool:
     if record["scores"]:
         return float(next(iter(record["scores"].values()))) >= _FULL
     return bool(record["prediction"] == record["targets"])
-
-
-def duration(seconds: float) -> str:
-    """A time for a person.
-
-    >>> duration(42.3), duration(330), duration(9000), duration(400000)
-    ('42 s', '5.5 min', '2.5 h', '4.6 days')
-    """
-    for length, unit in ((86_400 * 2, "days"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / min(length, 86_400):.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _stream(run: Run) -> StreamSpec | None:

@@ -36,3 +36,15 @@ class SilentReporter:
 
     def settle(self) -> None:
         """Nothing to end."""
+
+
+def duration(seconds: float) -> str:
+    """A time for a person.
+
+    >>> duration(42.3), duration(330), duration(9000), duration(400000)
+    ('42 s', '5.5 min', '2.5 h', '4.6 days')
+    """
+    for length, unit in ((86_400 * 2, "days"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / min(length, 86_400):.1f} {unit}"
+    return f"{seconds:.0f} s"
